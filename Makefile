@@ -1,0 +1,80 @@
+# Thin: each line is a command that one could type. `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON_VERSION := 3.11
+BIN := .venv/bin
+UV := .venv-uv/bin/uv
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+LOCK_OPTIONS := --quiet --no-header --generate-hashes --upgrade --python-version $(PYTHON_VERSION)
+LAB := $(BIN)/python -m lab
+PLAYBOOK := $(BIN)/ansible-playbook -i inventory/lab
+PYTEST := $(BIN)/pytest
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
+
+.PHONY: demo
+demo: lab-up ## three throw-away nodes on this machine, from nothing to a finished training run
+	$(PLAYBOOK) site.yml
+	$(PLAYBOOK) train.yml -e nnodes=3
+	@$(LAB) next
+
+.PHONY: lab-up lab-down
+lab-up: venv ## boot the throw-away nodes
+	$(LAB) up
+lab-down: ## remove every trace of them
+	@if [ -x $(BIN)/python ]; then $(LAB) down; else python3 -m lab down; fi
+
+.PHONY: test lint test-unit test-lab
+test: lint test-unit test-lab ## everything that CI runs
+
+lint: venv-dev ## style and static checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/yamllint .
+	$(BIN)/ansible-config validate
+	$(BIN)/ansible-lint
+
+test-unit: venv-dev ## tests without nodes
+	$(PYTEST) tests/unit
+
+test-lab: venv-dev ## tests with throw-away nodes (root or sudo)
+	$(PYTEST) tests/lab
+
+.PHONY: nodes
+nodes: venv-dev ## check every node of an inventory: make nodes INVENTORY=inventory/hosts.yml
+	$(PYTEST) tests/nodes --ansible-inventory=$(or $(INVENTORY),inventory/lab)
+
+# --- what the control node needs -------------------------------------------------------------------------------
+.PHONY: venv venv-dev lock
+venv: .venv/.control ## Ansible, in .venv
+venv-dev: .venv/.dev ## the same with torch and the test tools
+
+.venv/.control: requirements-control.txt | $(UV)
+	@python3 -m lab.uv venv --quiet --allow-existing --python $(PYTHON_VERSION) .venv
+	python3 -m lab.uv pip install --quiet --python .venv --require-hashes -r $<
+	@touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.control
+	python3 -m lab.uv pip install --quiet --python .venv --require-hashes -r $<
+	@touch $@
+
+# The requirement comes from the role that puts the same installer on the nodes.
+$(UV): roles/python_env/files/uv.txt
+	@python3 -c 'import ensurepip' 2>/dev/null || { \
+		echo "Installing python3-venv with apt: Debian's and Ubuntu's python3 cannot make virtual environments without it."; \
+		$(SUDO) apt-get -qq update && $(SUDO) apt-get -qq install --yes --no-install-recommends python3-venv; }
+	python3 -m venv .venv-uv
+	.venv-uv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+lock: $(UV) ## pin the newest versions that pyproject.toml allows, with hashes
+	python3 -m lab.uv pip compile roles/python_env/files/uv.in $(LOCK_OPTIONS) --universal -o roles/python_env/files/uv.txt
+	python3 -m lab.uv pip compile pyproject.toml $(LOCK_OPTIONS) --group control --universal -o requirements-control.txt
+	python3 -m lab.uv pip compile pyproject.toml $(LOCK_OPTIONS) --group training -c requirements-control.txt \
+		-o training/requirements-cpu.txt
+	UV_FIND_LINKS= python3 -m lab.uv pip compile pyproject.toml $(LOCK_OPTIONS) --group training -c requirements-control.txt \
+		-o training/requirements-cuda.txt
+	python3 -m lab.uv pip compile pyproject.toml $(LOCK_OPTIONS) --group dev -c requirements-control.txt \
+		-c training/requirements-cpu.txt -o requirements-dev.txt

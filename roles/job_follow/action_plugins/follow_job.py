@@ -1,0 +1,148 @@
+"""Show how a job goes: wait for its first step, then one line per interval to its end, then a summary.
+
+Reads the job's state file on the head with one short command per interval and changes nothing, so it may be
+interrupted and repeated at will. The lines go through Ansible's own Display.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import signal
+import time
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+display = Display()
+ENDED = ("done", "stopped", "failed")
+
+
+class Interrupted(Exception):
+    """Ctrl-C while following."""
+
+
+def interrupted(signum: int, frame: Any) -> None:
+    raise Interrupted
+
+
+def eta(state: dict[str, Any]) -> str:
+    """Return the time to the end as h:mm:ss, from the mean step so far."""
+    if not state.get("mean_step_seconds"):
+        return "?"
+    left = (state["steps"] - state["step"]) * state["mean_step_seconds"]
+    return str(datetime.timedelta(seconds=round(left)))
+
+
+def progress_line(state: dict[str, Any]) -> str:
+    """Return one line: step, loss, held-out loss where known, tokens/s, ETA."""
+    parts = [f"step {state.get('step', 0)}/{state.get('steps', '?')}"]
+    for key, text in (
+        ("loss", "loss {:.4f}"),
+        ("heldout_last", "held-out {:.4f}"),
+        ("tokens_per_s", "{:,.0f} tokens/s"),
+    ):
+        if state.get(key) is not None:
+            parts.append(text.format(state[key]))
+    return "  ".join([*parts, f"ETA {eta(state)}"])
+
+
+def summary(job: str, state: dict[str, Any], shared: str) -> str:
+    """Return what a person wants to know at the end."""
+    lines = [f"Job {job}: {state['state']} at step {state.get('step', 0)} of {state.get('steps', '?')}"]
+    if state.get("reason"):
+        lines.append(f"  reason       {state['reason']}")
+    if state.get("failed_node"):
+        rank = f", rank {state['failed_rank']}" if state.get("failed_rank") is not None else ""
+        lines.append(f"  where        {state['failed_node']}{rank}")
+    if state.get("nodes"):
+        lines.append(
+            f"  nodes        {', '.join(state['nodes'])} ({state.get('world_size')} processes, {state.get('backend')})"
+        )
+    if state.get("heldout_last") is not None:
+        lines.append(
+            f"  held-out     loss {state['heldout_first']:.4f} before, {state['heldout_last']:.4f} now"
+        )
+    if state.get("train_seconds"):
+        took = datetime.timedelta(seconds=round(state["train_seconds"]))
+        lines.append(
+            f"  speed        {state.get('tokens_per_s', 0):,.0f} tokens/s, "
+            f"{state.get('mean_step_seconds', 0):.3f} s a step, {took} in all"
+        )
+    for name in ("checkpoint", "model", "plot"):
+        if state.get(name):
+            lines.append(f"  {name:<12} {state[name]}")
+    lines.append(f"  metrics      {shared}/metrics, {shared}/tensorboard")
+    lines.append(f"  logs         on each node: journalctl -u minos-train@{job}")
+    if state.get("sample"):
+        lines += ["  sample", *(f"    | {line}" for line in str(state["sample"]).rstrip().splitlines())]
+    return "\n".join(lines)
+
+
+class ActionModule(ActionBase):
+    """Arguments: job, shared (its folder on the head), interval and first_step_timeout in seconds, to_the_end."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        job, shared = self._task.args["job"], self._task.args["shared"]
+        signal.signal(signal.SIGINT, interrupted)
+        try:
+            state = self._follow(job, shared)
+        except Interrupted:
+            display.display(
+                f"Job {job} goes on without you. Run the same command again to follow it; stop it with "
+                f"ansible-playbook playbooks/stop.yml -e job={job}"
+            )
+            raise AnsibleActionFail(f"interrupted; job {job} goes on") from None
+        result.update(changed=False, state=state, failed=state.get("state") == "failed")
+        if state.get("state") in ENDED:
+            display.display(summary(job, state, shared))
+        result["msg"] = f"job {job} is {state.get('state')} at step {state.get('step', 0)}"
+        if result["failed"]:
+            result["msg"] = f"job {job} failed: {state.get('reason', 'no reason recorded')}"
+        return result
+
+    def _follow(self, job: str, shared: str) -> dict[str, Any]:
+        """Return the state that ended the watch: ended, or running where the first step is enough."""
+        interval = float(self._task.args["interval"])
+        deadline = time.monotonic() + float(self._task.args["first_step_timeout"])
+        shown = None
+        while True:
+            state = self._read(shared)
+            if state.get("state") in ENDED:
+                return state
+            if first_step_done := bool(state.get("step")):
+                deadline = float("inf")
+            if first_step_done and not self._task.args["to_the_end"]:
+                display.display(progress_line(state))
+                return state
+            if time.monotonic() > deadline:
+                raise AnsibleActionFail(
+                    f"job {job} has not made its first step within {self._task.args['first_step_timeout']} s; "
+                    f"`journalctl -u minos-train@{job}` on its nodes says what it waits for. It is still running."
+                )
+            shown = self._show(state, shown, job)
+            time.sleep(interval)
+
+    def _show(self, state: dict[str, Any], shown: Any, job: str) -> Any:
+        """Display one line if there is news; return what stands on the screen now."""
+        if not state.get("step"):
+            if shown is None:
+                display.display(f"Job {job} starts; Ctrl-C ends the watching, not the job.")
+            return "waiting"
+        if (now := (state.get("run_id"), state["step"])) != shown:
+            display.display(progress_line(state))
+        return now
+
+    def _read(self, shared: str) -> dict[str, Any]:
+        """Read the state file on the head; empty while there is none or the head does not answer."""
+        answer = self._low_level_execute_command(
+            f"cat {self._connection._shell.quote(shared + '/state.json')}"
+        )
+        try:
+            return json.loads(answer["stdout"])
+        except ValueError:
+            display.vv(f"no state yet: {answer.get('stderr', '')}")
+            return {}

@@ -1,0 +1,136 @@
+"""Turn what the user asked for into a plan of the job, or into one message; no node is contacted."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import re
+import shlex
+import sys
+import tarfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT))
+
+from training import config, demo_data  # noqa: E402  (found through the line above)
+
+JOB_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+DEMO_DATA = ROOT / "build" / "demo-data"
+
+
+def chosen_nodes(nnodes: Any, group: str, groups: Mapping[str, list[str]]) -> list[str]:
+    """Return the first `nnodes` hosts of the group; ValueError with the fix where there are not so many."""
+    if group not in groups:
+        known = ", ".join(sorted(set(groups) - {"all", "ungrouped"}))
+        raise ValueError(f"group={group}: there is no such group in the inventory; it has {known}")
+    hosts = groups[group]
+    if strangers := [host for host in hosts if host not in groups["cluster"]]:
+        raise ValueError(f"group={group}: {', '.join(strangers)} is no member of the group cluster")
+    text = str(nnodes).strip()
+    if not re.fullmatch(r"[0-9]+", text) or not 1 <= int(text) <= len(hosts):
+        raise ValueError(
+            f"nnodes={text}: write a whole number from 1 to {len(hosts)}, the hosts of group {group} ({', '.join(hosts)})"
+        )
+    return hosts[: int(text)]
+
+
+def processes(nodes: list[str], variables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check nproc_per_node of each node that has one."""
+    for name in nodes:
+        value = variables[name].get("nproc_per_node", 1)
+        if not re.fullmatch(r"[1-9][0-9]*", str(value)):
+            raise ValueError(f"{name}: nproc_per_node is '{value}'; write the number of processes, 1 or more")
+
+
+def data_files(settings: config.Config) -> dict[str, Path]:
+    """Map config keys to files of this machine that the nodes need a copy of.
+
+    A path that exists here is copied; an absolute one that does not is taken to exist on the nodes, for example in
+    the shared directory. Missing demo data is made.
+    """
+    files = {}
+    for key in ("data_train", "data_heldout"):
+        if not (value := getattr(settings, key)):
+            continue
+        path = ROOT / value
+        if path.parent == DEMO_DATA and not path.exists():
+            with contextlib.redirect_stdout(sys.stderr):
+                demo_data.main(["--output", str(DEMO_DATA)])
+        if path.is_file():
+            files[key] = path
+        elif not Path(value).is_absolute():
+            raise ValueError(
+                f"{key}: there is no file {path}; write a path relative to {ROOT}, "
+                "or an absolute one that exists on every node"
+            )
+    return files
+
+
+def code_archive() -> bytes:
+    """Pack the training package: the same bytes for the same code, whenever and by whomever it is packed."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path in sorted((ROOT / "training").rglob("*.py")):
+            entry = tarfile.TarInfo(str(path.relative_to(ROOT)))
+            content = path.read_bytes()
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def plan(arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plan: nodes, config, code and data of the job. ValueError: one line that says what to write."""
+    nodes = chosen_nodes(arguments["nnodes"], arguments["group"], task_vars["groups"])
+    processes(nodes, task_vars["hostvars"])
+    file = Path(str(arguments["config"]))
+    settings = config.load(file if file.exists() else ROOT / file, shlex.split(str(arguments["set"] or "")))
+    job = str(arguments["job"] or file.stem)
+    if not JOB_NAME.fullmatch(job):
+        raise ValueError(
+            f"job={job}: write a name of small letters, digits, '-', '_' and '.', such as demo-2"
+        )
+    cluster = task_vars["hostvars"][nodes[0]]
+    folder = Path(f"{cluster['cluster_state_path']}/jobs/{job}")
+    files = data_files(settings)
+    hashes = {key: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for key, path in files.items()}
+    # The name holds the content's hash, so that the config's hash covers the data and old data is never taken for new.
+    remote = {key: str(folder / "data" / f"{hashes[key]}-{path.name}") for key, path in files.items()}
+    final = dataclasses.replace(settings, **remote)
+    code = code_archive()
+    code_hash = hashlib.sha256(code).hexdigest()[:12]
+    archive = ROOT / "build" / f"code-{code_hash}.tar"
+    archive.parent.mkdir(exist_ok=True)
+    archive.write_bytes(code)
+    return {
+        "job": job,
+        "nodes": nodes,
+        "run_id": f"{job}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}",
+        "config": final.to_yaml(),
+        "config_sha256": final.sha256(),
+        "steps": final.steps,
+        "folder": str(folder),
+        "shared": f"{cluster['cluster_shared_path']}/jobs/{job}",
+        "code": {"archive": str(archive), "path": str(folder / f"code-{code_hash}")},
+        "data": [{"src": str(files[key]), "dest": remote[key]} for key in files],
+    }
+
+
+class ActionModule(ActionBase):
+    """Arguments: nnodes, group, config, set, job, as given on the command line."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        try:
+            result.update(changed=False, ansible_facts={"job_plan": plan(self._task.args, task_vars or {})})
+        except (ValueError, OSError) as error:
+            raise AnsibleActionFail(str(error)) from None
+        return result

@@ -1,0 +1,112 @@
+"""What train.yml is asked for: refused with one line, or turned into a plan, without a node."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+from paths import ROOT, action_plugin
+
+plan_job = action_plugin("job_plan", "plan_job")
+NODES = ["node1", "node2", "node3"]
+
+
+@pytest.fixture
+def task_vars():
+    shared = {"cluster_state_path": "/var/lib/minos", "cluster_shared_path": "/srv/minos"}
+    return {
+        "groups": {
+            "all": NODES,
+            "ungrouped": [],
+            "cluster": NODES,
+            "gpu_nodes": NODES,
+            "head": ["node1"],
+            "far": ["x"],
+        },
+        "hostvars": {name: dict(shared) for name in NODES},
+    }
+
+
+@pytest.fixture
+def text(tmp_path):
+    """A config of a user's own, with data of their own."""
+    (tmp_path / "my.txt").write_text("words\n" * 100)
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"data_train: {tmp_path}/my.txt\nsteps: 7\n")
+    return file
+
+
+def arguments(**changes):
+    return {
+        "nnodes": "3",
+        "group": "gpu_nodes",
+        "config": "training/configs/demo.yaml",
+        "set": "",
+        "job": "",
+        **changes,
+    }
+
+
+BAD = {
+    "none": ({"nnodes": ""}, "nnodes="),
+    "zero": ({"nnodes": "0"}, "nnodes=0: write a whole number from 1 to 3"),
+    "too many": ({"nnodes": "4"}, "nnodes=4: write a whole number from 1 to 3"),
+    "letters": ({"nnodes": "x"}, "nnodes=x"),
+    "negative": ({"nnodes": "-1"}, "nnodes=-1"),
+    "half": ({"nnodes": "1.5"}, "nnodes=1.5"),
+    "unknown group": (
+        {"group": "gpus"},
+        "group=gpus: there is no such group in the inventory; it has cluster",
+    ),
+    "strangers": ({"group": "far", "nnodes": "1"}, "x is no member of the group cluster"),
+    "no config": ({"config": "nope.yaml"}, "no such file"),
+    "unknown key": ({"set": "stepz=3"}, "did you mean steps?"),
+    "bad value": ({"set": "steps=many"}, "steps"),
+    "no data": ({"set": "data_train=nowhere.txt data_heldout="}, "data_train: there is no file"),
+    "job name": ({"job": "../evil"}, "job=../evil: write a name of small letters"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+def test_refused_with_one_line(changes, message, task_vars):
+    with pytest.raises(ValueError) as refused:
+        plan_job.plan(arguments(**changes), task_vars)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["0", "two", -1])
+def test_processes_of_a_node(value, task_vars, text):
+    task_vars["hostvars"]["node2"]["nproc_per_node"] = value
+    with pytest.raises(ValueError, match="node2: nproc_per_node"):
+        plan_job.plan(arguments(config=text), task_vars)
+
+
+def test_an_unknown_key_in_the_file_is_refused_with_the_file(task_vars, text):
+    text.write_text(text.read_text() + "stepps: 3\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml.*stepps"):
+        plan_job.plan(arguments(config=text), task_vars)
+
+
+def test_the_first_nodes_in_the_inventorys_order(task_vars, text):
+    task_vars["groups"]["gpu_nodes"] = ["node3", "node1", "node2"]
+    assert plan_job.plan(arguments(config=text, nnodes=2), task_vars)["nodes"] == ["node3", "node1"]
+
+
+def test_the_plan_names_the_data_by_its_content(task_vars, text):
+    first = plan_job.plan(arguments(config=text), task_vars)
+    assert first["job"] == "mine"
+    assert yaml.safe_load(first["config"])["data_train"] == first["data"][0]["dest"]
+    assert first["data"][0]["dest"].startswith("/var/lib/minos/jobs/mine/data/")
+    (text.parent / "my.txt").write_text("other words\n")
+    assert plan_job.plan(arguments(config=text), task_vars)["config_sha256"] != first["config_sha256"]
+
+
+def test_the_code_is_packed_the_same_way_every_time(task_vars, text):
+    paths = {plan_job.plan(arguments(config=text), task_vars)["code"]["archive"] for _ in range(2)}
+    assert len(paths) == 1
+    with tarfile.open(paths.pop()) as archive:
+        names = archive.getnames()
+    assert "training/finetune.py" in names
+    assert all(name.endswith(".py") for name in names)
+    assert (ROOT / "training/finetune.py").exists() and Path(names[0]).parts[0] == "training"

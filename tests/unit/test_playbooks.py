@@ -1,0 +1,49 @@
+"""What holds for every playbook: it reads the inventory first, and names groups, not expressions."""
+
+import subprocess
+
+import pytest
+import yaml
+from paths import PLAYBOOKS, ROOT
+
+GROUPS = {"localhost", "head", "cluster", "job_nodes"}
+EVERY = pytest.mark.parametrize("playbook", PLAYBOOKS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@EVERY
+def test_starts_with_preflight(playbook):
+    first = yaml.safe_load(playbook.read_text())[0]
+    imported = first.get("ansible.builtin.import_playbook", first.get("import_playbook", ""))
+    assert imported.endswith("preflight.yml") or playbook.name == "preflight.yml"
+
+
+@EVERY
+def test_hosts_are_literal_groups(playbook):
+    for play in yaml.safe_load(playbook.read_text()):
+        if "hosts" in play:
+            assert play["hosts"] in GROUPS
+            assert not {"tasks", "vars", "when"} & set(play)
+
+
+@EVERY
+def test_plays_that_change_several_nodes_stop_together(playbook):
+    looking = {"status.yml", "logs.yml", "stop.yml", "preflight.yml"}
+    for play in yaml.safe_load(playbook.read_text()):
+        if play.get("hosts") in {"cluster", "job_nodes"} and playbook.name not in looking:
+            assert play["any_errors_fatal"] is True
+
+
+@EVERY
+def test_the_inventory_that_ships_is_refused(playbook):
+    """Nobody provisions a stranger's 192.168.1.100: nothing but localhost is in the recap."""
+    done = subprocess.run(
+        ["ansible-playbook", playbook, "-e", "nnodes=3"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode != 0
+    assert "set minos_inventory_ready: true" in done.stdout + done.stderr
+    recap = done.stdout.partition("PLAY RECAP")[2]
+    assert "localhost" in recap and "node1" not in recap
+
+
+def test_site_reads_as_a_table_of_contents():
+    assert len((ROOT / "site.yml").read_text().splitlines()) <= 40
