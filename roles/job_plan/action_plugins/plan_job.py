@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import io
 import re
 import shlex
+import subprocess
 import sys
 import tarfile
 import time
@@ -21,7 +21,7 @@ from ansible.plugins.action import ActionBase
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
-from training import config, demo_data  # noqa: E402  (found through the line above)
+from training import config  # noqa: E402  (found through the line above)
 
 JOB_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 DEMO_DATA = ROOT / "build" / "demo-data"
@@ -51,6 +51,14 @@ def processes(nodes: list[str], variables: Mapping[str, Mapping[str, Any]]) -> N
             raise ValueError(f"{name}: nproc_per_node is '{value}'; write the number of processes, 1 or more")
 
 
+def make_demo_data() -> None:
+    """Make it in a process of its own: inside Ansible's, the import of ansible_collections is Ansible's own affair."""
+    command = [sys.executable, "-m", "training.demo_data", "--output", str(DEMO_DATA)]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if made.returncode:
+        raise ValueError(f"the demo data cannot be made: {made.stderr.strip()}")
+
+
 def data_files(settings: config.Config) -> dict[str, Path]:
     """Map config keys to files of this machine that the nodes need a copy of.
 
@@ -63,8 +71,7 @@ def data_files(settings: config.Config) -> dict[str, Path]:
             continue
         path = ROOT / value
         if path.parent == DEMO_DATA and not path.exists():
-            with contextlib.redirect_stdout(sys.stderr):
-                demo_data.main(["--output", str(DEMO_DATA)])
+            make_demo_data()
         if path.is_file():
             files[key] = path
         elif not Path(value).is_absolute():
@@ -130,7 +137,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         try:
-            result.update(changed=False, ansible_facts={"job_plan": plan(self._task.args, task_vars or {})})
+            result.update(changed=False, plan=plan(self._task.args, task_vars or {}))
         except (ValueError, OSError) as error:
             raise AnsibleActionFail(str(error)) from None
         return result
