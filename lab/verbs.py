@@ -1,0 +1,287 @@
+"""What `python -m lab VERB` does, for any kind of node."""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from os import cpu_count
+from pathlib import Path
+
+from lab import host, inventory, subnets
+from lab import state as states
+from lab.config import DEFAULT_NODES, NODE_USER, LabError, Paths, node_names
+from lab.files import refuse_mounts, remove_tree
+from lab.hostsettings import HostSettings
+from lab.kinds import KINDS, kind
+from lab.node import Kind, Node
+from lab.state import LabState
+
+BOOT_PATIENCE = 120.0  # seconds until a node that was switched on must let its owner log in
+NEXT = """Next:
+  ansible-playbook -i inventory/lab site.yml     make them a cluster
+  python3 -m lab ssh node1                       look around (also: status, kill, start, cable, bandwidth, reset)
+  python3 -m lab down                            remove every trace"""
+
+
+@dataclass
+class Lab:
+    """A lab that exists, loaded: what the verbs share."""
+
+    paths: Paths
+    state: LabState
+    kind: Kind
+
+    @classmethod
+    def load(cls, paths: Paths) -> "Lab":
+        state = states.load(paths)
+        if state is None:
+            raise LabError("the lab is not up: run make lab-up")
+        return cls(paths, state, kind(state.kind, paths))
+
+    def node(self, name: str) -> Node:
+        if name not in self.state.nodes:
+            raise LabError(f"no node {name!r} in this lab; it has {', '.join(self.state.nodes)}")
+        return self.kind.node(self.state, name)
+
+    def all_nodes(self) -> list[Node]:
+        return [self.node(name) for name in self.state.nodes]
+
+    def save(self) -> None:
+        states.save(self.paths, self.state)
+
+
+def up(paths: Paths, count: int | None, kind_name: str, settings: HostSettings) -> None:
+    """Make the lab, or bring back what is off or half made of it."""
+    started = time.monotonic()
+    kind(kind_name, paths).prepare_host()
+    with states.exclusive(paths.lock):
+        lab = _found_or_founded(paths, count, kind_name)
+        lab.kind.sweep()
+        lab.kind.raise_lan(lab.state, settings)
+        lab.kind.prepare_nodes(lab.state, settings)
+        missing = [node for node in lab.all_nodes() if not node.exists()]
+        _in_parallel(lambda node: node.create(), missing)
+        for node in lab.all_nodes():
+            if not node.is_on():
+                node.start()
+        wait_for_login(lab, list(lab.state.nodes))
+        lab.state.ready = True
+        lab.save()
+        print(table(lab))
+    print(f"lab: {len(lab.state.nodes)} nodes answer SSH after {time.monotonic() - started:.1f} s\n{NEXT}")
+
+
+def _found_or_founded(paths: Paths, count: int | None, kind_name: str) -> Lab:
+    state = states.load(paths)
+    if state is None:
+        # Nothing may be left of an earlier lab whose state was lost: its addresses could be others.
+        _remove(paths)
+        paths.lib.mkdir(parents=True)
+        lan, uplink = subnets.choose(_taken(), 2)
+        state = LabState(kind=kind_name, subnet=str(lan), uplink=str(uplink), owner=host.owner())
+    elif state.kind != kind_name:
+        raise LabError(f"this lab is made of {state.kind} nodes: `python3 -m lab down` first, or another MINOS_LAB")
+    wanted = count or len(state.nodes) or DEFAULT_NODES
+    if wanted < len(state.nodes):
+        raise LabError(f"-n {wanted}: the lab has {len(state.nodes)} nodes; to make it smaller: python3 -m lab down")
+    for name in node_names(wanted)[len(state.nodes) :]:
+        state.add_node(name)
+        state.ready = False
+    states.save(paths, state)
+    return Lab(paths, state, kind(state.kind, paths))
+
+
+def _taken() -> list[IPv4Network]:
+    """Networks that the host can reach by name of a route, its name servers, and those of other labs."""
+    routes = subprocess.run(["ip", "-j", "-4", "route", "show", "table", "all"], capture_output=True, text=True)
+    taken = subnets.routed(routes.stdout) + subnets.nameservers(Path("/etc/resolv.conf").read_text())
+    for file in Path("/var/lib/minos-lab").glob("*/lab.json"):
+        other = states.load(Paths(file.parent.name))
+        if other is not None:
+            taken += [IPv4Network(other.subnet), IPv4Network(other.uplink)]
+    return taken
+
+
+def down(paths: Paths, *, purge: bool) -> None:
+    """Remove every trace of the lab; of all labs' image cache too with `purge`."""
+    with states.exclusive(paths.lock):
+        _remove(paths)
+        if purge:
+            for name in KINDS:
+                kind(name, paths).purge()
+        paths.lock.unlink()
+
+
+def _remove(paths: Paths) -> None:
+    for name in KINDS:
+        kind(name, paths).remove_everything()
+    if paths.run.exists():
+        shutil.rmtree(paths.run)
+    # Renamed first: what a killed `down` half removed must not be taken for a lab.
+    doomed = paths.lib.with_name(f".{paths.lab}.removed")
+    remove_tree(doomed)
+    if paths.lib.exists():
+        refuse_mounts(paths.lib)
+        paths.lib.rename(doomed)
+        remove_tree(doomed)
+    for parent in (paths.run.parent, paths.lib.parent):
+        if parent.exists() and not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def status(paths: Paths, *, as_json: bool) -> None:
+    lab = Lab.load(paths)
+    if as_json:
+        nodes = {
+            node.name: {**vars(lab.state.nodes[node.name]), "power": "on" if node.is_on() else "off"}
+            for node in lab.all_nodes()
+        }
+        print(json.dumps({"lab": paths.lab, "ready": lab.state.ready, "share": str(paths.share), "nodes": nodes}))
+        return
+    print(table(lab))
+    if not lab.state.ready:
+        print("lab: half made, an `up` did not finish; `python3 -m lab up` goes on from here")
+
+
+def table(lab: Lab) -> str:
+    rows = [("NODE", "ADDRESS", "POWER", "CABLE", "BANDWIDTH")]
+    for node in lab.all_nodes():
+        meant = lab.state.nodes[node.name]
+        power = ("on" if node.is_on() else "off") if node.exists() else "not made yet"
+        rows.append((node.name, meant.address, power, "in" if meant.cable else "out", meant.bandwidth or "-"))
+    widths = [max(len(row[column]) for row in rows) + 2 for column in range(5)]
+    return "\n".join(
+        "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def start(paths: Paths, name: str) -> None:
+    """Switch a node on and wait until its owner can log in."""
+    with states.exclusive(paths.lock):
+        lab = Lab.load(paths)
+        node = lab.node(name)
+        if node.is_on():
+            print(f"lab: {name} is on already")
+            return
+        node.start()
+        if not lab.state.nodes[name].cable:
+            print(f"lab: {name} is on; its cable is out, so nobody can tell when it has booted")
+            return
+        wait_for_login(lab, [name])
+        print(f"lab: {name} is on")
+
+
+def next_steps(paths: Paths) -> None:
+    """What one can type now."""
+    Lab.load(paths)
+    print(NEXT)
+
+
+def kill(paths: Paths, name: str, *, clean: bool) -> None:
+    """Pull a node's plug, or shut it down cleanly."""
+    with states.exclusive(paths.lock):
+        node = Lab.load(paths).node(name)
+        if not node.is_on():
+            print(f"lab: {name} is off already")
+        elif clean and not node.power_off():
+            raise LabError(
+                f"{name} did not shut down in time and is still on; python3 -m lab kill {name} pulls its plug"
+            )
+        else:
+            node.pull_plug()  # after a clean shutdown: nothing left but what a fresh start needs gone
+            print(f"lab: {name} is off" if clean else f"lab: {name} has lost its power")
+
+
+def reset(paths: Paths, names: list[str]) -> None:
+    """Give nodes a new disk, as from the installer, with the same address and host keys; all nodes without names."""
+    with states.exclusive(paths.lock):
+        lab = Lab.load(paths)
+        nodes = [lab.node(name) for name in names] or lab.all_nodes()
+        lab.kind.sweep()
+        for node in nodes:
+            node.pull_plug()
+            node.erase()
+        _in_parallel(lambda node: node.create(), nodes)
+        for node in nodes:
+            node.start()
+        wait_for_login(lab, [node.name for node in nodes if lab.state.nodes[node.name].cable])
+    print(f"lab: as new: {', '.join(node.name for node in nodes)}")
+
+
+def cable(paths: Paths, name: str, *, plugged: bool) -> None:
+    with states.exclusive(paths.lock):
+        lab = Lab.load(paths)
+        node = lab.node(name)
+        lab.state.nodes[name].cable = plugged
+        lab.save()
+        if node.is_on():
+            node.set_cable(plugged)
+    print(f"lab: the cable of {name} is {'in' if plugged else 'out'}")
+
+
+def bandwidth(paths: Paths, name: str, rate: str | None) -> None:
+    with states.exclusive(paths.lock):
+        lab = Lab.load(paths)
+        node = lab.node(name)
+        lab.state.nodes[name].bandwidth = rate
+        lab.save()
+        if node.is_on():
+            node.set_bandwidth(rate)
+    print(f"lab: {name}: {f'{rate} each way' if rate else 'no limit'}")
+
+
+def ssh_argv(paths: Paths, name: str, command: list[str]) -> list[str]:
+    """The ssh command to a node, as its owner types it."""
+    state = inventory.usable_state(paths)
+    if name not in state.nodes:
+        raise LabError(f"no node {name!r} in this lab; it has {', '.join(state.nodes)}")
+    return _ssh(paths, state, name, command)
+
+
+def _ssh(paths: Paths, state: LabState, name: str, command: list[str]) -> list[str]:
+    options = inventory.ssh_options(paths, state)
+    return [
+        "ssh",
+        "-F",
+        "none",
+        "-i",
+        str(paths.ssh_key),
+        *options,
+        f"{NODE_USER}@{state.nodes[name].address}",
+        *command,
+    ]
+
+
+def exec_argv(paths: Paths, name: str, command: list[str]) -> list[str]:
+    """`command` as root inside a node, or, as `lan`, on the LAN but on no node."""
+    lab = Lab.load(paths)
+    return lab.kind.outsider_argv(command) if name == "lan" else lab.node(name).exec_argv(command)
+
+
+def wait_for_login(lab: Lab, names: list[str]) -> None:
+    """Until every node lets its owner in and runs a command. A node that does not boot is named, with where to look."""
+    deadline = time.monotonic() + BOOT_PATIENCE
+    for name in names:
+        if not lab.state.nodes[name].cable:
+            continue
+        login = _ssh(lab.paths, lab.state, name, ["true"])
+        login[1:1] = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
+        while (
+            tried := subprocess.run(login, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        ).returncode != 0:
+            console = lab.paths.logs / f"{name}.log"
+            if not lab.node(name).is_on():
+                raise LabError(f"{name} went off while it booted; its console: {console}")
+            if time.monotonic() > deadline:
+                words = tried.stderr.strip().splitlines() or ["no message"]
+                raise LabError(f"{name} does not answer SSH: {words[-1]}; its console: {console}")
+            time.sleep(0.2)
+
+
+def _in_parallel(work: Callable[[Node], None], nodes: list[Node]) -> None:
+    with ThreadPoolExecutor(max_workers=cpu_count() or 1) as pool:
+        list(pool.map(work, nodes))

@@ -1,0 +1,81 @@
+"""Checks of real nodes, read from the real thing: run them against any inventory.
+
+    pytest tests/nodes --ansible-inventory=inventory/lab
+
+Every test runs once for each host of the group `cluster`, as root through sudo.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import testinfra
+
+ROOT = Path(__file__).parents[2]
+
+# What the roles were told, resolved by Ansible itself: name in the tests -> expression.
+FACTS = {
+    "address": "cluster_ip",
+    "prefix": "cluster_prefix",
+    "members": "cluster_members",
+    "head": "cluster_head",
+    "head_address": "cluster_head_ip",
+    "user": "cluster_user",
+    "uid": "cluster_uid",
+    "gid": "cluster_gid",
+    "state_path": "cluster_state_path",
+    "shared_path": "cluster_shared_path",
+    "env_path": "cluster_env_path",
+    "store_port": "rendezvous_port",
+    "variant": "python_env_variant | default('cuda')",
+    "ssh_port": "ansible_port | default(22)",
+    "outsider": "outsider_command | default([])",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fill in what is always the same, so that the command stays short."""
+    config.option.ansible_inventory = config.option.ansible_inventory or "inventory/hosts.yml"
+    config.option.hosts = config.option.hosts or "ansible://cluster"
+    config.option.sudo = True
+
+
+@pytest.fixture(scope="session")
+def inventory(request: pytest.FixtureRequest) -> str:
+    return request.config.option.ansible_inventory
+
+
+@pytest.fixture(scope="session")
+def cluster(inventory: str) -> dict[str, SimpleNamespace]:
+    """Map each member to what the roles were told about it."""
+    expression = "{{ {" + ", ".join(f"'{name}': {value}" for name, value in FACTS.items()) + "} }}"
+    command = ["ansible", "cluster", "-i", inventory, "-m", "ansible.builtin.debug", "-a", f"msg={json.dumps(expression)}"]
+    environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    results = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]
+    return {name: SimpleNamespace(**result["msg"]) for name, result in results.items()}
+
+
+@pytest.fixture(scope="session")
+def nodes(cluster: dict[str, SimpleNamespace], inventory: str) -> dict[str, testinfra.host.Host]:
+    """Map each member to a connection, for tests that compare nodes."""
+    return {
+        name: testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory, sudo=True) for name in cluster
+    }
+
+
+@pytest.fixture
+def name(host: testinfra.host.Host) -> str:
+    """Name of the node under test, as the inventory has it."""
+    return host.backend.get_pytest_id().removeprefix("ansible://")
+
+
+@pytest.fixture
+def told(cluster: dict[str, SimpleNamespace], name: str) -> SimpleNamespace:
+    """What the roles were told about the node under test."""
+    return cluster[name]

@@ -1,0 +1,87 @@
+"""firewall: members reach everything, everybody else SSH."""
+
+import re
+import shlex
+import subprocess
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PORT = 41234
+LISTEN = f"""
+import socket
+server = socket.create_server(("0.0.0.0", {PORT}))
+server.settimeout(30)
+while True:
+    server.accept()[0].close()
+"""
+CONNECT = """
+import socket, sys
+socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=4).close()
+"""
+
+
+@pytest.fixture
+def listener(host):
+    """A port on the node that answers whoever the firewall lets through; it ends by itself after half a minute."""
+    unit = "minos-check-listener"
+    host.check_output("systemd-run --quiet --collect --unit=%s python3 -c %s", unit, LISTEN)
+    for _ in range(20):
+        if host.socket(f"tcp://0.0.0.0:{PORT}").is_listening:
+            break
+        time.sleep(0.2)
+    yield PORT
+    host.run("systemctl stop %s", unit)
+
+
+@pytest.fixture
+def from_outside(told):
+    """Connect from a machine that is no member: where the inventory names none, this one, unless it is a member."""
+    here = subprocess.run(["ip", "-oneline", "-4", "address"], capture_output=True, text=True).stdout
+    if not told.outsider and any(f" {address}/" in here for address in told.members.values()):
+        pytest.skip("this machine is a member of the cluster; run the checks from another one as well")
+
+    def connect(address, port):
+        command = [*told.outsider, "python3", "-c", CONNECT, address, str(port)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30).returncode == 0
+
+    return connect
+
+
+def test_firewall_is_active_and_denies_by_default(host):
+    status = host.check_output("ufw status verbose")
+    assert "Status: active" in status
+    assert re.search(r"^Default: deny \(incoming\)", status, re.MULTILINE)
+
+
+def test_firewall_has_a_rule_for_ssh_and_for_every_member(host, told):
+    rules = host.check_output("ufw status")
+    assert re.search(rf"^{told.ssh_port}/tcp +ALLOW ", rules, re.MULTILINE)
+    for peer, address in told.members.items():
+        assert re.search(rf"^Anywhere +ALLOW +{re.escape(address)} ", rules, re.MULTILINE), f"no rule for {peer}"
+
+
+def test_firewall_foreign_rules_are_listed(host, name):
+    """Rules of the owner's own are kept; whoever checks should see them."""
+    rules = host.check_output("ufw status").partition("--\n")[2].splitlines()
+    foreign = [rule for rule in rules if rule.strip() and "# minos: " not in rule]
+    if foreign:
+        warnings.warn(f"{name} has firewall rules that are not ours: {foreign}", stacklevel=1)
+
+
+def test_firewall_members_reach_any_port(host, told, nodes, listener):
+    for peer, other in nodes.items():
+        done = other.run("python3 -c %s %s %s", CONNECT, told.address, str(listener))
+        assert done.rc == 0, f"from {peer}: {done.stderr}"
+
+
+def test_firewall_strangers_reach_ssh_only(told, listener, from_outside):
+    assert from_outside(told.address, told.ssh_port), "cannot even connect to SSH: the check proves nothing"
+    assert not from_outside(told.address, listener), f"port {listener} answers {shlex.join(told.outsider) or 'us'}"
+
+
+def test_firewall_strangers_do_not_reach_the_store(told, from_outside):
+    assert not from_outside(told.head_address, told.store_port)

@@ -1,0 +1,19 @@
+"""shared_dir: the same directory everywhere, and the service user may write to it."""
+
+import uuid
+
+
+def test_shared_dir_is_the_heads(host, told, nodes):
+    mark = f"{told.shared_path}/.minos-shared"
+    assert host.file(mark).content == nodes[told.head].file(mark).content != b""
+
+
+def test_shared_dir_what_one_node_writes_every_other_reads(host, told, nodes):
+    text, path = str(uuid.uuid4()), f"{told.shared_path}/jobs/.check-{uuid.uuid4()}"
+    try:
+        host.check_output("runuser -u %s -- sh -c 'echo %s > %s'", told.user, text, path)
+        for peer, other in nodes.items():
+            file = other.file(path)
+            assert (file.content_string.strip(), file.uid, file.gid) == (text, told.uid, told.gid), peer
+    finally:
+        host.run("rm -f %s", path)
