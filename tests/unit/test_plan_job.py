@@ -36,15 +36,10 @@ def text(tmp_path):
     return file
 
 
-def arguments(**changes):
-    return {
-        "nnodes": "3",
-        "group": "gpu_nodes",
-        "config": "training/configs/demo.yaml",
-        "set": "",
-        "job": "",
-        **changes,
-    }
+def plan(task_vars, **given):
+    """What `ansible-playbook train.yml -e ...` plans with these variables."""
+    defaults = {"nnodes": "3", "group": "gpu_nodes", "config": "training/configs/demo.yaml", "job": ""}
+    return plan_job.plan({name: given.get(name, value) for name, value in defaults.items()}, given, task_vars)
 
 
 BAD = {
@@ -60,9 +55,9 @@ BAD = {
     ),
     "strangers": ({"group": "far", "nnodes": "1"}, "x is no member of the group cluster"),
     "no config": ({"config": "nope.yaml"}, "no such file"),
-    "unknown key": ({"set": "stepz=3"}, "did you mean steps?"),
-    "bad value": ({"set": "steps=many"}, "steps"),
-    "no data": ({"set": "data_train=nowhere.txt data_heldout="}, "data_train: there is no file"),
+    "unknown name": ({"stepz": "3"}, "-e stepz: nothing has this name; did you mean steps?"),
+    "bad value": ({"steps": "many"}, "steps: 'many' is a str"),
+    "no data": ({"data_train": "nowhere.txt", "data_heldout": ""}, "data_train: there is no file"),
     "job name": ({"job": "../evil"}, "job=../evil: write a name of small letters"),
 }
 
@@ -70,7 +65,7 @@ BAD = {
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
 def test_refused_with_one_line(changes, message, task_vars):
     with pytest.raises(ValueError) as refused:
-        plan_job.plan(arguments(**changes), task_vars)
+        plan(task_vars, **changes)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -79,31 +74,36 @@ def test_refused_with_one_line(changes, message, task_vars):
 def test_processes_of_a_node(value, task_vars, text):
     task_vars["hostvars"]["node2"]["nproc_per_node"] = value
     with pytest.raises(ValueError, match="node2: nproc_per_node"):
-        plan_job.plan(arguments(config=text), task_vars)
+        plan(task_vars, config=text)
 
 
 def test_an_unknown_key_in_the_file_is_refused_with_the_file(task_vars, text):
     text.write_text(text.read_text() + "stepps: 3\n")
     with pytest.raises(ValueError, match=r"mine\.yaml.*stepps"):
-        plan_job.plan(arguments(config=text), task_vars)
+        plan(task_vars, config=text)
 
 
 def test_the_first_nodes_in_the_inventorys_order(task_vars, text):
     task_vars["groups"]["gpu_nodes"] = ["node3", "node1", "node2"]
-    assert plan_job.plan(arguments(config=text, nnodes=2), task_vars)["nodes"] == ["node3", "node1"]
+    assert plan(task_vars, config=text, nnodes=2)["nodes"] == ["node3", "node1"]
+
+
+def test_settings_are_single_variables(task_vars, text):
+    planned = plan(task_vars, config=text, steps="9", lr=1e-3)
+    assert (planned["steps"], yaml.safe_load(planned["config"])["lr"]) == (9, 0.001)
 
 
 def test_the_plan_names_the_data_by_its_content(task_vars, text):
-    first = plan_job.plan(arguments(config=text), task_vars)
+    first = plan(task_vars, config=text)
     assert first["job"] == "mine"
     assert yaml.safe_load(first["config"])["data_train"] == first["data"][0]["dest"]
     assert first["data"][0]["dest"].startswith("/var/lib/minos/jobs/mine/data/")
     (text.parent / "my.txt").write_text("other words\n")
-    assert plan_job.plan(arguments(config=text), task_vars)["config_sha256"] != first["config_sha256"]
+    assert plan(task_vars, config=text)["config_sha256"] != first["config_sha256"]
 
 
 def test_the_code_is_packed_the_same_way_every_time(task_vars, text):
-    paths = {plan_job.plan(arguments(config=text), task_vars)["code"]["archive"] for _ in range(2)}
+    paths = {plan(task_vars, config=text)["code"]["archive"] for _ in range(2)}
     assert len(paths) == 1
     with tarfile.open(paths.pop()) as archive:
         names = archive.getnames()

@@ -8,24 +8,15 @@ from __future__ import annotations
 
 import datetime
 import json
-import signal
 import time
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsiblePromptInterrupt, AnsiblePromptNoninteractive
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 display = Display()
 ENDED = ("done", "stopped", "failed")
-
-
-class Interrupted(Exception):
-    """Ctrl-C while following."""
-
-
-def interrupted(signum: int, frame: Any) -> None:
-    raise Interrupted
 
 
 def eta(state: dict[str, Any]) -> str:
@@ -87,60 +78,65 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         job, shared = self._task.args["job"], self._task.args["shared"]
-        signal.signal(signal.SIGINT, interrupted)
+        self._interactive = True
         try:
             state = self._follow(job, shared)
-        except Interrupted:
-            display.display(
-                f"Job {job} goes on without you. Run the same command again to follow it; stop it with "
-                f"ansible-playbook playbooks/stop.yml -e job={job}"
-            )
-            raise AnsibleActionFail(f"interrupted; job {job} goes on") from None
-        result.update(changed=False, state=state, failed=state.get("state") == "failed")
+        except AnsiblePromptInterrupt:
+            message = f"job {job} goes on: the same command follows it again, playbooks/stop.yml -e job={job} stops it"
+            display.display(message)
+            return result | {"changed": False, "msg": message}
         if state.get("state") in ENDED:
             display.display(summary(job, state, shared))
-        result["msg"] = f"job {job} is {state.get('state')} at step {state.get('step', 0)}"
+        result.update(changed=False, state=state, failed=state["state"] == "failed")
+        result["msg"] = f"job {job} is {state['state']} at step {state.get('step', 0)}"
         if result["failed"]:
             result["msg"] = f"job {job} failed: {state.get('reason', 'no reason recorded')}"
         return result
 
     def _follow(self, job: str, shared: str) -> dict[str, Any]:
         """Return the state that ended the watch: ended, or running where the first step is enough."""
-        interval = float(self._task.args["interval"])
-        deadline = time.monotonic() + float(self._task.args["first_step_timeout"])
-        shown = None
+        started, patience = time.monotonic(), float(self._task.args["first_step_timeout"])
         while True:
-            state = self._read(shared)
+            state, waited = self._read(shared), time.monotonic() - started
             if state.get("state") in ENDED:
                 return state
-            if first_step_done := bool(state.get("step")):
-                deadline = float("inf")
-            if first_step_done and not self._task.args["to_the_end"]:
-                display.display(progress_line(state))
-                return state
-            if time.monotonic() > deadline:
+            if self._is_at_work(state):
+                line = progress_line(state)
+                if not self._task.args["to_the_end"]:
+                    display.display(line)
+                    return state
+            elif waited > patience:
                 raise AnsibleActionFail(
-                    f"job {job} has not made its first step within {self._task.args['first_step_timeout']} s; "
-                    f"`journalctl -u minos-train@{job}` on its nodes says what it waits for. It is still running."
+                    f"job {job} has not made a step within {patience:.0f} s: `journalctl -u minos-train@{job}` on its "
+                    f"nodes says what it waits for. It is still there; playbooks/stop.yml -e job={job} stops it"
                 )
-            shown = self._show(state, shown, job)
-            time.sleep(interval)
+            else:
+                line = f"waiting for the first step ({waited:.0f} s); Ctrl-C ends the watching, not the job"
+            self._show(line)
 
-    def _show(self, state: dict[str, Any], shown: Any, job: str) -> Any:
-        """Display one line if there is news; return what stands on the screen now."""
-        if not state.get("step"):
-            if shown is None:
-                display.display(f"Job {job} starts; Ctrl-C ends the watching, not the job.")
-            return "waiting"
-        if (now := (state.get("run_id"), state["step"])) != shown:
-            display.display(progress_line(state))
-        return now
+    @staticmethod
+    def _is_at_work(state: dict[str, Any]) -> bool:
+        """Tell whether this start of the job, not an earlier one, has made a step."""
+        return state.get("state") == "running" and bool(state.get("step"))
+
+    def _show(self, line: str) -> None:
+        """Display one line and wait for an interval; Ctrl-C in it raises AnsiblePromptInterrupt.
+
+        The wait is Ansible's prompt with a time limit, as in its pause module: a worker process has no terminal.
+        """
+        interval = int(self._task.args["interval"])
+        if self._interactive:
+            try:
+                display.prompt_until(line, private=True, seconds=interval, interrupt_input=(b"\x03",))
+                return
+            except AnsiblePromptNoninteractive:
+                self._interactive = False
+        display.display(line)
+        time.sleep(interval)
 
     def _read(self, shared: str) -> dict[str, Any]:
         """Read the state file on the head; empty while there is none or the head does not answer."""
-        answer = self._low_level_execute_command(
-            f"cat {self._connection._shell.quote(shared + '/state.json')}"
-        )
+        answer = self._low_level_execute_command(f"cat {self._connection._shell.quote(shared + '/state.json')}")
         try:
             return json.loads(answer["stdout"])
         except ValueError:

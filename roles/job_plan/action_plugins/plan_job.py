@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import io
 import re
-import shlex
 import subprocess
 import sys
 import tarfile
@@ -15,14 +15,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
 from training import config  # noqa: E402  (found through the line above)
 
+# What `-e` takes besides the settings of the config and the variables of the inventory.
+OPTIONS = {"nnodes", "group", "config", "job", "follow", "nproc_per_node", "omp_num_threads"}
 JOB_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 DEMO_DATA = ROOT / "build" / "demo-data"
 
@@ -38,7 +42,8 @@ def chosen_nodes(nnodes: Any, group: str, groups: Mapping[str, list[str]]) -> li
     text = str(nnodes).strip()
     if not re.fullmatch(r"[0-9]+", text) or not 1 <= int(text) <= len(hosts):
         raise ValueError(
-            f"nnodes={text}: write a whole number from 1 to {len(hosts)}, the hosts of group {group} ({', '.join(hosts)})"
+            f"nnodes={text}: write a whole number from 1 to {len(hosts)}, "
+            f"the hosts of group {group} ({', '.join(hosts)})"
         )
     return hosts[: int(text)]
 
@@ -94,12 +99,30 @@ def code_archive() -> bytes:
     return buffer.getvalue()
 
 
-def plan(arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plan: nodes, config, code and data of the job. ValueError: one line that says what to write."""
+def overrides(given: Mapping[str, Any]) -> list[str]:
+    """Return the settings of the config among the variables of `-e`, as key=value.
+
+    ValueError for a name that nobody reads: `-e stesp=50` would otherwise train on without a word.
+    """
+    settings = {field.name for field in dataclasses.fields(config.Config)}
+    known = settings | OPTIONS | set(yaml.safe_load((ROOT / "inventory/group_vars/all.yml").read_text()))
+    for name in given:
+        if name not in known and not name.startswith("ansible_"):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"train.yml takes {', '.join(sorted(OPTIONS))}; or a setting"
+            raise ValueError(f"-e {name}: nothing has this name; {hint}")
+    return [f"{name}={value}" for name, value in given.items() if name in settings]
+
+
+def plan(arguments: Mapping[str, Any], given: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plan: nodes, config, code and data of the job. ValueError: one line that says what to write.
+
+    `given` are the variables of `-e` on the command line.
+    """
     nodes = chosen_nodes(arguments["nnodes"], arguments["group"], task_vars["groups"])
     processes(nodes, task_vars["hostvars"])
     file = Path(str(arguments["config"]))
-    settings = config.load(file if file.exists() else ROOT / file, shlex.split(str(arguments["set"] or "")))
+    settings = config.load(file if file.exists() else ROOT / file, overrides(given))
     job = str(arguments["job"] or file.stem)
     if not JOB_NAME.fullmatch(job):
         raise ValueError(
@@ -132,12 +155,12 @@ def plan(arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str
 
 
 class ActionModule(ActionBase):
-    """Arguments: nnodes, group, config, set, job, as given on the command line."""
+    """Arguments: nnodes, group, config, job, as given on the command line."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         try:
-            result.update(changed=False, plan=plan(self._task.args, task_vars or {}))
+            result.update(changed=False, plan=plan(self._task.args, load_extra_vars(self._loader), task_vars or {}))
         except (ValueError, OSError) as error:
             raise AnsibleActionFail(str(error)) from None
         return result

@@ -124,8 +124,8 @@ class ActionModule(ActionBase):
             wrong = findings(task_vars["groups"], task_vars["hostvars"], sources)
         if task_vars.get("ansible_limit") and not self._task.args.get("partial_ok"):
             wrong.append(
-                f"--limit {task_vars['ansible_limit']} would leave the other members out of step (hosts, keys, firewall): "
-                "run without it"
+                f"--limit {task_vars['ansible_limit']} would leave the other members out of step "
+                "(hosts, keys, firewall): run without it"
             )
         result.update(changed=False, failed=bool(wrong), msg="\n".join(wrong) or "the inventory is fine")
         return result
