@@ -18,7 +18,12 @@ help: ## list the targets
 demo: lab-up ## three throw-away nodes on this machine, from nothing to a finished training run
 	$(PLAYBOOK) site.yml
 	$(PLAYBOOK) train.yml -e nnodes=3
-	@$(LAB) next
+	@printf '%s\n' '' 'The three nodes are up. What to type next (after: source .venv/bin/activate):' \
+	  '  python -m lab ssh node1                                       log in' \
+	  '  ansible-playbook -i inventory/lab playbooks/status.yml        all jobs' \
+	  '  ansible-playbook -i inventory/lab train.yml -e nnodes=2 -e job=two -e steps=50' \
+	  '  make nodes                                                    check what every role promised' \
+	  '  make lab-down                                                 remove every trace of the nodes'
 
 .PHONY: lab-up lab-down
 lab-up: venv ## boot the throw-away nodes

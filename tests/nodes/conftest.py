@@ -54,7 +54,16 @@ def inventory(request: pytest.FixtureRequest) -> str:
 def cluster(inventory: str) -> dict[str, SimpleNamespace]:
     """Map each member to what the roles were told about it."""
     expression = "{{ {" + ", ".join(f"'{name}': {value}" for name, value in FACTS.items()) + "} }}"
-    command = ["ansible", "cluster", "-i", inventory, "-m", "ansible.builtin.debug", "-a", f"msg={json.dumps(expression)}"]
+    command = [
+        "ansible",
+        "cluster",
+        "-i",
+        inventory,
+        "-m",
+        "ansible.builtin.debug",
+        "-a",
+        f"msg={json.dumps(expression)}",
+    ]
     environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     results = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]
@@ -64,9 +73,7 @@ def cluster(inventory: str) -> dict[str, SimpleNamespace]:
 @pytest.fixture(scope="session")
 def nodes(cluster: dict[str, SimpleNamespace], inventory: str) -> dict[str, testinfra.host.Host]:
     """Map each member to a connection, for tests that compare nodes."""
-    return {
-        name: testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory, sudo=True) for name in cluster
-    }
+    return {name: testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory, sudo=True) for name in cluster}
 
 
 @pytest.fixture

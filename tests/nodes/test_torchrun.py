@@ -30,7 +30,9 @@ def test_torchrun_the_units_are_the_same_on_every_node(host, nodes):
         path = f"/etc/systemd/system/{unit}@.service"
         for peer, other in nodes.items():
             if other.file("/etc/minos/jobs").listdir():
-                assert host.file(path).content == other.file(path).content, f"{unit}@.service differs from that on {peer}"
+                assert host.file(path).content == other.file(path).content, (
+                    f"{unit}@.service differs from that on {peer}"
+                )
 
 
 def test_torchrun_systemd_runs_what_is_in_the_files(host):

@@ -20,10 +20,7 @@ STATE = {
 
 
 def test_a_progress_line_has_step_loss_speed_and_the_time_left():
-    assert (
-        follow.progress_line(STATE)
-        == "step 50/200  loss 2.3457  held-out 2.5000  12,346 tokens/s  ETA 0:01:15"
-    )
+    assert follow.progress_line(STATE) == "step 50/200  loss 2.3457  held-out 2.5000  12,346 tokens/s  ETA 0:01:15"
 
 
 def test_a_progress_line_before_anything_is_known():
@@ -40,8 +37,15 @@ def test_the_summary_of_a_finished_job():
     }
     text = follow.summary("demo", done, "/srv/minos/jobs/demo")
     assert text.startswith("Job demo: done at step 200 of 200")
-    for part in ("node1, node2, node3 (3 processes, gloo)", "loss 5.9000 before, 2.5000 now", "0:01:40 in all", "/p.png",
-                 "    | - name: x", "    |   y: z", "journalctl -u minos-train@demo"):  # fmt: skip
+    for part in (
+        "node1, node2, node3 (3 processes, gloo)",
+        "loss 5.9000 before, 2.5000 now",
+        "0:01:40 in all",
+        "/p.png",
+        "    | - name: x",
+        "    |   y: z",
+        "journalctl -u minos-train@demo",
+    ):
         assert part in text
 
 

@@ -29,9 +29,7 @@ def test_gets_the_shared_variables(inventory, tmp_path):
         found = variables(tmp_path)
     else:
         command = ["ansible-inventory", "-i", inventory, "--host", "node1"]
-        found = json.loads(
-            subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        )
+        found = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     assert found["minos_shared_vars"] is True
 
 

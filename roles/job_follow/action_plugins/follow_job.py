@@ -53,9 +53,7 @@ def summary(job: str, state: dict[str, Any], shared: str) -> str:
             f"  nodes        {', '.join(state['nodes'])} ({state.get('world_size')} processes, {state.get('backend')})"
         )
     if state.get("heldout_last") is not None:
-        lines.append(
-            f"  held-out     loss {state['heldout_first']:.4f} before, {state['heldout_last']:.4f} now"
-        )
+        lines.append(f"  held-out     loss {state['heldout_first']:.4f} before, {state['heldout_last']:.4f} now")
     if state.get("train_seconds"):
         took = datetime.timedelta(seconds=round(state["train_seconds"]))
         lines.append(

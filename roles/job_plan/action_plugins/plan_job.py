@@ -125,9 +125,7 @@ def plan(arguments: Mapping[str, Any], given: Mapping[str, Any], task_vars: Mapp
     settings = config.load(file if file.exists() else ROOT / file, overrides(given))
     job = str(arguments["job"] or file.stem)
     if not JOB_NAME.fullmatch(job):
-        raise ValueError(
-            f"job={job}: write a name of small letters, digits, '-', '_' and '.', such as demo-2"
-        )
+        raise ValueError(f"job={job}: write a name of small letters, digits, '-', '_' and '.', such as demo-2")
     cluster = task_vars["hostvars"][nodes[0]]
     folder = Path(f"{cluster['cluster_state_path']}/jobs/{job}")
     files = data_files(settings)

@@ -93,14 +93,10 @@ def group_findings(groups: Mapping[str, list[str]]) -> Iterator[str]:
             yield f"{name} is not in group cluster: make head and gpu_nodes its children"
 
 
-def findings(
-    groups: Mapping[str, list[str]], variables: Mapping[str, Mapping[str, Any]], source: str
-) -> list[str]:
+def findings(groups: Mapping[str, list[str]], variables: Mapping[str, Mapping[str, Any]], source: str) -> list[str]:
     """List what is wrong, a line each; `variables` maps host names to their variables."""
     if not groups.get("cluster"):
-        return [
-            f"{source} has no hosts in group cluster: start from inventory/hosts.yml, which shows its shape"
-        ]
+        return [f"{source} has no hosts in group cluster: start from inventory/hosts.yml, which shows its shape"]
     shared = variables[groups["cluster"][0]]
     if "minos_shared_vars" not in shared:
         return [NO_SHARED_VARS.format(source=source)]

@@ -1,0 +1,180 @@
+"""One process from the command line to the files it leaves, and the mistakes it answers with one line."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch.nn.utils.rnn import pad_sequence
+
+from tests.unit.training.conftest import metrics_of, state_of
+from training import data
+from training.config import Config, load
+from training.distributed import is_peer_failure
+from training.model import load_model, load_tokenizer
+from training.optimizer import build_optimizer, learning_rate
+
+
+def first_step_in_plain_torch(config: Config) -> tuple[float, float]:
+    """(mean loss, gradient norm) of the first global batch as one padded batch, without any of our loop."""
+    tokenizer = load_tokenizer(config)
+    rows = data.load(config, tokenizer).train
+    batch = [rows[index] for index in data.sample_indices(len(rows), config.seed, 0, config.global_batch)]
+    tokens = pad_sequence([torch.tensor(row.tokens) for row in batch], batch_first=True)
+    places = torch.arange(tokens.shape[1])
+    counts = torch.stack([(places >= row.answer_start) & (places < len(row.tokens)) for row in batch])
+    model = load_model(config, tokenizer)
+    log_probabilities = model(input_ids=tokens).logits[:, :-1].log_softmax(-1)
+    of_next = log_probabilities.gather(-1, tokens[:, 1:, None])[..., 0]
+    loss = -of_next[counts[:, 1:]].mean()
+    loss.backward()
+    return loss.item(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm().item()
+
+
+@pytest.mark.timeout(120)
+def test_a_run_leaves_what_it_promises_and_is_done_once(start, tiny_config, tmp_path):
+    job_dir = tmp_path / "job"
+    run = start(1, job_dir, "epochs=2", "eval_every=3", "keep=2", "save_every=2", environment={"MINOS_NODE": "n1"})
+    assert run.wait() == 0, run.output
+    state = state_of(job_dir)
+    assert (state["state"], state["step"], state["steps"]) == ("done", 8, 8)  # 2 x 60 rows in batches of 16
+    assert (state["nodes"], state["world_size"], state["backend"]) == (["n1"], 1, "gloo")
+    assert state["heldout_last"] < state["heldout_first"]
+    assert Path(state["plot"]).read_bytes().startswith(b"\x89PNG")
+    assert state["sample"] == (job_dir / "sample.txt").read_text().removesuffix("\n")
+    assert state["sample"].startswith("heldout 0\n")
+    assert state["config_sha256"] == load(job_dir / "config.yaml").sha256()
+    assert sorted(path.name for path in (job_dir / "checkpoints").iterdir()) == ["step-00000006", "step-00000008"]
+    assert list((job_dir / "tensorboard").iterdir())
+    assert [row["step"] for row in metrics_of(job_dir, "step")] == list(range(1, 9))
+    loss, norm = first_step_in_plain_torch(load(job_dir / "config.yaml"))
+    assert metrics_of(job_dir, "step")[0]["loss"] == pytest.approx(loss, rel=1e-6)
+    assert metrics_of(job_dir, "step")[0]["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert [row["step"] for row in metrics_of(job_dir, "eval")] == [0, 3, 4, 6, 8]
+    assert [row["epoch"] for row in metrics_of(job_dir, "epoch")] == [1, 2]
+    assert "rank 0/1 node=n1 device=cpu backend=gloo world_size=1 pid=" in run.output
+    assert "epoch 2 done at step 8: train loss " in run.output
+    assert "total " in run.output and "mean step " in run.output
+
+    again = start(1, job_dir, "epochs=2")
+    assert again.wait() == 0
+    assert again.output.strip().endswith("says done at step 8/8; another --job-dir trains anew")
+
+    tuned = start(1, tmp_path / "tuned", f"model={job_dir}/model", "steps=2", "lr=1e-4")
+    assert tuned.wait() == 0, tuned.output
+    first = state_of(tmp_path / "tuned")["heldout_first"]
+    assert first == pytest.approx(state["heldout_last"], abs=1e-5)
+
+    other = start(1, job_dir, "epochs=3", "seed=2", environment={"MINOS_RUN_ID": "r2"})
+    assert other.wait() == 2
+    assert "was made with seed 1, now it is 2; put it back or use another job directory" in other.output
+
+
+@pytest.mark.timeout(60)
+def test_plain_text(start, tmp_path):
+    given = Path(os.environ.get("MINOS_TEST_DATA", Path(__file__).parents[4] / "shared/data")) / "tinyshakespeare.txt"
+    if not given.exists():
+        pytest.skip(f"no {given}; set MINOS_TEST_DATA to a directory with tinyshakespeare.txt")
+    text = tmp_path / "text.txt"
+    text.write_text(given.read_text()[:40_000])
+    config = yaml.safe_load((Path(__file__).parents[3] / "training/configs/text.yaml").read_text())
+    file = tmp_path / "text.yaml"
+    file.write_text(yaml.safe_dump(config | {"data_train": str(text), "steps": 12, "global_batch": 8}))
+    run = start(1, tmp_path / "job", "scratch_layers=1", "sample_tokens=20", config=file)
+    assert run.wait() == 0, run.output
+    state = state_of(tmp_path / "job")
+    assert 5.0 < state["heldout_first"] < 6.0  # 259 equally likely tokens would be 5.56
+    assert state["heldout_last"] < state["heldout_first"] - 0.5
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("stepz=3", "command line: stepz: unknown key; did you mean steps?"),
+        ("data_train=/nowhere/a.jsonl", "/nowhere/a.jsonl: no such file"),
+        ("model=/nowhere/model", "tokenizer: /nowhere/model cannot be loaded"),
+        ("backend=nccl", "backend: nccl needs CUDA"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_are_recorded(override, expected, start, tmp_path):
+    if override == "backend=nccl" and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    run = start(1, tmp_path / "job", override, environment={"MINOS_NODE": "n1", "HF_HUB_OFFLINE": "1"})
+    assert run.wait() == 2
+    lines = run.output.splitlines()
+    assert lines[-1].startswith(f"rank 0 (n1): {expected}")
+    assert "Traceback" not in run.output
+    state = state_of(tmp_path / "job")
+    assert (state["state"], state["failed_rank"], state["failed_node"]) == ("failed", 0, "n1")
+    assert state["reason"].startswith(expected)
+
+
+@pytest.mark.timeout(60)
+def test_ranks_with_different_data_do_not_start(start, tiny_config, pairs, tmp_path):
+    shared = tmp_path / "shared.jsonl"
+    shared.write_text(pairs["train"].read_text())
+    code = (
+        "import os, sys; from pathlib import Path; from training import data, finetune\n"
+        "from training.files import sha256_of\n"
+        "data.sha256_of = lambda file: sha256_of(file) + os.environ['RANK']\n"
+        "finetune.main()\n"
+    )
+    entry = tmp_path / "entry.py"
+    entry.write_text(code)
+    root = str(Path(__file__).parents[3])
+    run = start(2, tmp_path / "job", "steps=2", entry=(str(entry),), environment={"PYTHONPATH": root})
+    assert run.wait() != 0
+    state = state_of(tmp_path / "job")
+    assert state["state"] == "failed"
+    assert "has data " in state["reason"]
+    assert state["reason"].endswith("; make them equal on all nodes")
+
+
+def test_learning_rate_rises_then_falls_to_its_floor():
+    config = Config(data_train="a.txt", lr=1.0, warmup_steps=4, min_lr_fraction=0.1)
+    rates = [learning_rate(config, step, 20) for step in range(1, 21)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert all(before > after for before, after in itertools.pairwise(rates[3:]))
+    assert rates[-1] == pytest.approx(0.1)
+    assert learning_rate(config, 12, 20) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2)
+
+
+def test_weight_decay_is_for_matrices():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
+    optimizer = build_optimizer(Config(data_train="a.txt", weight_decay=0.3), model)
+    decays = {
+        parameter.dim(): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]
+    }
+    assert decays == {2: 0.3, 1: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
+        (torch.distributed.DistNetworkError("failed to connect"), True),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), True),
+        (RuntimeError("Timed out waiting 5000ms for recv operation to complete"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (KeyError("x"), False),
+    ],
+)
+def test_a_lost_peer_is_told_from_a_fault(error, lost):
+    assert is_peer_failure(error) is lost
+
+
+def test_metrics_survive_a_line_cut_in_half(tmp_path):
+    from training.metrics import read
+
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(json.dumps({"step": 1}) + "\n" + '{"step": 2, "lo')
+    assert read(file) == [{"step": 1}]
+    assert read(tmp_path / "absent") == []

@@ -1,0 +1,165 @@
+"""Where this process runs and with whom: device, backend, process group, and the small sums that ranks
+share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import socket
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+
+from training.config import Config
+
+# What gloo and the sockets below it say when the other side is gone; no exception type of its own tells it.
+PEER_LOST = (
+    "gloo/transport",
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "connection refused",
+    "timed out waiting",
+    "wait timeout",
+    "socket timeout",
+    "socket closed",
+)
+
+
+class SetupError(ValueError):
+    """The ranks do not fit together, or a device that the config asks for is not there; one line with the
+    fix.
+    """
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class Place:
+    """This process among its peers; `nodes[r]` is the name of the machine that rank r runs on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    backend: str
+    nodes: tuple[str, ...]
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0 writes the shared files; which machine it runs on changes from start to start."""
+        return self.rank == 0
+
+    @property
+    def node(self) -> str:
+        return self.nodes[self.rank]
+
+
+def node_name() -> str:
+    """The inventory's name of this machine where the launcher gives it, else the host name."""
+    return os.environ.get("MINOS_NODE") or socket.gethostname()
+
+
+def choose_device(backend: str) -> tuple[torch.device, str]:
+    """(device, backend) for this process; LOCAL_RANK picks among this machine's devices and decides nothing
+    else.
+
+    Errors: SetupError when nccl is asked for without CUDA, or the machine has fewer GPUs than processes.
+    """
+    if backend == "auto":
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "gloo":
+        return torch.device("cpu"), backend
+    if not torch.cuda.is_available():
+        raise SetupError(f"backend: nccl needs CUDA and torch sees none on {node_name()}; write backend=gloo or auto")
+    local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise SetupError(
+            f"{node_name()} has {gpus} GPUs and more processes; start at most {gpus} there (nproc_per_node)"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device, backend
+
+
+def start(config: Config, must_agree: Mapping[str, str]) -> Place:
+    """Join the process group and say where this process runs. Without torchrun this is a group of one.
+
+    The ranks first lay what they are into the launcher's key-value store and compare it: two backends or two
+    versions of the data would otherwise show as a hang or as wrong weights.
+    Errors: SetupError; torch's own DistError when a peer does not come within `timeout_start`.
+    """
+    device, backend = choose_device(config.backend)
+    timeout = datetime.timedelta(seconds=config.timeout_start)
+    if "RANK" in os.environ:
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(world_size):
+            # torchrun on one machine keeps one store over all its restarts: workers of the second attempt would
+            # read addresses of the first and wait for ever. (On several, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+            # gives each attempt a store of its own; the restart count differs between machines there.)
+            store = dist.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    else:
+        store, rank, world_size = dist.HashStore(), 0, 1
+    store.set_timeout(timeout)
+    own = {"node": node_name(), "backend": backend, "torch": torch.__version__, **must_agree}
+    store.set(f"rank-{rank}", json.dumps(own))
+    everyone = [json.loads(store.get(f"rank-{other}")) for other in range(world_size)]
+    _require_agreement(everyone)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    place = Place(
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        backend=backend,
+        nodes=tuple(other["node"] for other in everyone),
+    )
+    where = f"node={place.node} device={device} backend={backend} world_size={world_size}"
+    # One write for text and line end: all ranks say this at once, into one log.
+    print(f"rank {rank}/{world_size} {where} pid={os.getpid()}\n", end="", flush=True)
+    return place
+
+
+def _require_agreement(everyone: list[dict[str, str]]) -> None:
+    first = everyone[0]
+    for rank, other in enumerate(everyone):
+        for key in first:
+            if key != "node" and other[key] != first[key]:
+                raise SetupError(
+                    f"rank {rank} on {other['node']} has {key} {other[key]}, rank 0 on {first['node']} has "
+                    f"{first[key]}; make them equal on all nodes"
+                )
+
+
+def sum_over_ranks(values: torch.Tensor) -> list[float]:
+    """Element-wise sum of every rank's `values` (float64, on the rank's device), equal on all ranks."""
+    dist.all_reduce(values)
+    return values.tolist()
+
+
+def agree(place: Place, value: float) -> float:
+    """Rank 0's `value` on every rank; also a point that no rank passes before all have reached it."""
+    shared = torch.tensor([value if place.is_main else 0.0], dtype=torch.float64, device=place.device)
+    return sum_over_ranks(shared)[0]
+
+
+def set_timeout(seconds: int) -> None:
+    """How long collectives wait for a peer from now on. torch has no public name for this; torchtitan calls
+    it too.
+    """
+    dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds))
+
+
+def end() -> None:
+    """Leave the process group if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def is_peer_failure(error: BaseException) -> bool:
+    """Whether `error` only says that another rank is gone or late: a restart helps, and the job has not
+    failed.
+    """
+    if isinstance(error, dist.DistError):  # DistBackendError, DistNetworkError, DistStoreError
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in PEER_LOST)
