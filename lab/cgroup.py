@@ -68,8 +68,8 @@ def _ours(lab: str, node: str | None) -> Iterator[Path]:
                 yield group
 
 
-def kill(lab: str, node: str) -> None:
-    """SIGKILL to every process of a node in one step, where the kernel has cgroup.kill (Linux 5.14)."""
+def kill(lab: str, node: str | None = None) -> None:
+    """SIGKILL to every process of a node (None: of the lab) in one step, where the kernel has it (Linux 5.14)."""
     for group in _ours(lab, node):
         with contextlib.suppress(FileNotFoundError):
             if (group / "cgroup.kill").exists():

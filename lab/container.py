@@ -102,8 +102,8 @@ class ContainerNode(Node):
             raise LabError(f"{self.name} is off: python3 -m lab start {self.name}")
         environment = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "USER=root",
                        "LANG=C.UTF-8", f"TERM={os.environ.get('TERM', 'dumb')}"]  # fmt: skip
-        return ["nsenter", f"--target={leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--wd=/root", "--",
-                "env", "-i", *environment, *command]  # fmt: skip
+        return ["nsenter", f"--target={leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--",
+                "env", "-i", "--chdir=/root", *environment, *command]  # fmt: skip
 
     def _leader(self) -> int | None:
         """Process id, on the host, of the node's first process; None while it is off."""
@@ -189,6 +189,7 @@ class Containers(Kind):
         lab = self.paths.lab
         while left := process.find(lab):
             process.kill(lab, left)
+        cgroup.kill(lab)
         network.lower_lan(lab)
         cgroup.remove(lab)
         image.sweep(self.paths)

@@ -19,10 +19,14 @@ def write_atomically(path: Path, text: str, *, mode: int, owner: int = 0) -> Non
     temporary.rename(path)
 
 
+def mount_points() -> list[str]:
+    """As the kernel lists them; `Path.is_mount` does not see a directory that is mounted onto itself."""
+    return [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+
+
 def refuse_mounts(root: Path) -> None:
     """Raise LabError where something is mounted below `root`: deleting would empty something of somebody else's."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        mount = line.split()[4]
+    for mount in mount_points():
         if mount.startswith(f"{root}/"):
             raise LabError(f"{mount} is mounted inside the lab's files: `umount {mount}` first")
 

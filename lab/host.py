@@ -85,9 +85,9 @@ def install_missing() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", *names]
     print(f"lab: {' '.join(install)}", flush=True)
-    if subprocess.run(install, env=environment, stdout=subprocess.DEVNULL).returncode == 0:
+    if subprocess.run(install, env=environment, capture_output=True).returncode == 0:
         return
-    # The usual reason is an old or empty package list.
+    print("lab: that failed, mostly for an old or empty package list: apt-get update, then again", flush=True)
     subprocess.run(["apt-get", "update", "-q"], env=environment, stdout=subprocess.DEVNULL)
     if subprocess.run(install, env=environment, stdout=subprocess.DEVNULL).returncode != 0:
         raise LabError(f"apt-get could not install {' '.join(names)}; its own words are above")

@@ -20,10 +20,12 @@ from lab.hostsettings import HostSettings
 SUITE = "bookworm"
 MIRRORS = {"main": "http://deb.debian.org/debian", "security": "http://deb.debian.org/debian-security"}
 PACKAGES = (
-    "apt-utils", "ca-certificates", "cron", "curl", "dbus", "debian-archive-keyring", "init", "iproute2",
-    "iputils-ping", "kmod", "less", "libpam-systemd", "locales", "logrotate", "nano", "netbase", "openssh-server",
+    "apt-utils", "ca-certificates", "cron", "dbus", "debian-archive-keyring", "init", "iproute2",
+    "iputils-ping", "kmod", "less", "libpam-systemd", "logrotate", "nano", "netbase", "openssh-server",
     "openssl", "procps", "python3", "sudo", "systemd", "systemd-sysv", "tzdata",
 )  # fmt: skip
+# Half of a small Debian's files; without them a node is made in half the time. The same rule stays in the nodes.
+LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*")
 # In the image's root ($1), after its packages. Host keys are each node's own; the user is the installer's first one.
 FINISH = f"""
 set -e
@@ -40,7 +42,7 @@ chroot "$1" systemctl enable systemd-networkd.service
 def ensure(paths: Paths, settings: HostSettings) -> Path:
     """The image's tar file, made now if it is not in the cache."""
     sources = _sources(_host_mirrors())
-    recipe = "\n".join([SUITE, " ".join(PACKAGES), sources, FINISH, _machine()])
+    recipe = "\n".join([SUITE, " ".join(PACKAGES), " ".join(LEFT_OUT), sources, FINISH, _machine()])
     image = paths.cache / f"base-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.tar"
     if image.exists():
         return image
@@ -60,11 +62,13 @@ def _build(paths: Paths, settings: HostSettings, sources: str, image: Path) -> N
     (workshop / "debian.sources").write_text(sources)
     log, tar = workshop / "log", workshop / "image.tar"
     proxies = [f'--aptopt=Acquire::{scheme}::Proxy "{url}"' for scheme, url in settings.apt_proxy.items()]
+    exclusions = [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
     # In namespaces of its own, tied to this process's life: killed at any moment it leaves no process and no
     # mount behind, only the workshop, which the next command sweeps.
     command = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
                "mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar", f"--include={','.join(PACKAGES)}",
-               f"--customize-hook={FINISH}", *proxies, SUITE, str(tar), str(workshop / "debian.sources")]  # fmt: skip
+               f"--customize-hook={FINISH}", *exclusions, *proxies,
+               SUITE, str(tar), str(workshop / "debian.sources")]  # fmt: skip
     environment = {**process.marked(paths.lab, process.HELPER), **settings.proxy_env, "TMPDIR": str(workshop)}
     with log.open("wb") as output:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)

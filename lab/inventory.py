@@ -86,6 +86,8 @@ def shared_variables(paths: Paths, state: LabState, settings: HostSettings) -> d
         # The checks of the nodes ask from here what somebody on the LAN who is no member can reach.
         "outsider_command": ["env", f"MINOS_LAB={paths.lab}", sys.executable, "-m", "lab", "exec", "lan"],
     }
+    if settings.find_links:
+        variables["python_env_find_links"] = settings.find_links
     if settings.index_url:
         variables["python_env_index_url"] = seen([settings.index_url])[0]
     if settings.ca_bundle:

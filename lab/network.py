@@ -9,15 +9,18 @@ import contextlib
 import hashlib
 import os
 import signal
+import time
 from pathlib import Path
 
 from lab import process
-from lab.config import Paths
+from lab.config import LabError, Paths
+from lab.files import mount_points
 from lab.state import LabState, NodeState
 
 NETNS = Path("/run/netns")
 BRIDGE = "lan"
 UPLINK = "uplink"
+END_PATIENCE = 10.0  # seconds for killed processes to go
 NODE_NIC = "lan0"
 SLIRP_ROLE = "uplink"
 MADE_NETNS = Path("/run/minos-lab/made-run-netns")
@@ -166,7 +169,7 @@ def _mac(lab: str, node: str) -> str:
 
 
 def _add_namespace(lab: str, namespace: str) -> None:
-    if not NETNS.is_mount():
+    if str(NETNS) not in mount_points():
         # `ip netns` will mount it onto itself; remember that it was us, to take it back at the end.
         MADE_NETNS.parent.mkdir(parents=True, exist_ok=True)
         MADE_NETNS.touch()
@@ -175,37 +178,54 @@ def _add_namespace(lab: str, namespace: str) -> None:
 
 
 def delete_namespace(lab: str, namespace: str) -> None:
-    """Also where only the empty file of an interrupted `ip netns add` is there."""
+    """With all that lives in it; also where only the empty file of an interrupted `ip netns add` is there."""
     path = NETNS / namespace
     if path.exists():
         if exists(namespace):
+            _end_processes_in(namespace)
             process.run(lab, "ip", "netns", "delete", namespace)
         path.unlink(missing_ok=True)
 
 
-def end_processes_in(namespace: str) -> None:
-    """Kill what somebody runs in a namespace of the lab (`lab exec lan ...`): it would keep it alive."""
-    if not exists(namespace):
-        return
+def _end_processes_in(namespace: str) -> None:
+    """Kill whatever lives in a namespace of the lab, the first process of a node included.
+
+    A node outlives a systemd-nspawn that was killed, and `lab exec lan ...` may still run: without their namespace's
+    name nobody would find them again.
+    """
     inode = (NETNS / namespace).stat().st_ino
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and (entry / "ns/net").stat().st_ino == inode:
-                descriptor = os.pidfd_open(int(entry.name))
+    deadline = time.monotonic() + END_PATIENCE
+    while living := [pid for pid in _process_ids() if _network_of(pid) == inode]:
+        if time.monotonic() > deadline:
+            raise LabError(f"still alive in {namespace} after {END_PATIENCE:.0f} s: process {living[0]}")
+        for pid in living:
+            with contextlib.suppress(ProcessLookupError):
+                descriptor = os.pidfd_open(pid)
                 try:
-                    if (entry / "ns/net").stat().st_ino == inode:
+                    if _network_of(pid) == inode:  # still the one that was seen, not a new one with its number
                         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 finally:
                     os.close(descriptor)
+        time.sleep(0.02)
+
+
+def _process_ids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _network_of(pid: int) -> int | None:
+    """Inode of a process's network namespace; None for one that has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/ns/net").stat().st_ino
+    return None
 
 
 def lower_lan(lab: str) -> None:
     """Remove every namespace of the lab, and /run/netns itself where a lab was the first to need it."""
     for namespace in namespaces(lab):
-        end_processes_in(namespace)
         delete_namespace(lab, namespace)
     if MADE_NETNS.exists() and not any(NETNS.iterdir()):
-        while NETNS.is_mount():
+        while str(NETNS) in mount_points():
             process.run(lab, "umount", NETNS)
         NETNS.rmdir()
         MADE_NETNS.unlink()

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -64,7 +63,7 @@ def up(paths: Paths, count: int | None, kind_name: str, settings: HostSettings) 
         lab.kind.raise_lan(lab.state, settings)
         lab.kind.prepare_nodes(lab.state, settings)
         missing = [node for node in lab.all_nodes() if not node.exists()]
-        _in_parallel(lambda node: node.create(), missing)
+        _create(lab, missing)
         for node in lab.all_nodes():
             if not node.is_on():
                 node.start()
@@ -205,7 +204,7 @@ def reset(paths: Paths, names: list[str]) -> None:
         for node in nodes:
             node.pull_plug()
             node.erase()
-        _in_parallel(lambda node: node.create(), nodes)
+        _create(lab, nodes)
         for node in nodes:
             node.start()
         wait_for_login(lab, [node.name for node in nodes if lab.state.nodes[node.name].cable])
@@ -282,6 +281,11 @@ def wait_for_login(lab: Lab, names: list[str]) -> None:
             time.sleep(0.2)
 
 
-def _in_parallel(work: Callable[[Node], None], nodes: list[Node]) -> None:
+def _create(lab: Lab, nodes: list[Node]) -> None:
     with ThreadPoolExecutor(max_workers=cpu_count() or 1) as pool:
-        list(pool.map(work, nodes))
+        try:
+            list(pool.map(lambda node: node.create(), nodes))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            lab.kind.sweep()  # the threads wait for commands that heard nothing of the interrupt
+            raise

@@ -32,7 +32,7 @@ FACTS = {
     "shared_path": "cluster_shared_path",
     "env_path": "cluster_env_path",
     "store_port": "rendezvous_port",
-    "variant": "python_env_variant | default('cuda')",
+    "variant": "python_env_variant",
     "ssh_port": "ansible_port | default(22)",
     "outsider": "outsider_command | default([])",
 }
