@@ -69,7 +69,7 @@ venv-dev: .venv/.dev ## the same with torch and the test tools
 $(UV): roles/python_env/files/uv.txt
 	@python3 -c 'import ensurepip' 2>/dev/null || { \
 		echo "Installing python3-venv with apt: Debian's and Ubuntu's python3 cannot make virtual environments without it."; \
-		$(SUDO) apt-get -qq update && $(SUDO) apt-get -qq install --yes --no-install-recommends python3-venv; }
+		$(SUDO) apt-get -qq update && $(SUDO) apt-get -qq install --yes --no-install-recommends python3-venv >/dev/null; }
 	python3 -m venv .venv-uv
 	.venv-uv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

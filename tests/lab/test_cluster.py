@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
@@ -34,9 +36,12 @@ def lab(*arguments: str, check: bool = True) -> str:
     return run(sys.executable, "-m", "lab", *arguments, check=check).stdout
 
 
+LAB_EXEC = [sys.executable, "-m", "lab", "exec"]
+
+
 def on(node: str, command: str) -> str:
     """Run a shell command as root inside a node."""
-    return lab("exec", node, "sh", "-c", command).strip()
+    return run(*LAB_EXEC, node, "sh", "-c", command).stdout.strip()
 
 
 def playbook(name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -103,6 +108,55 @@ def test_check_mode_on_provisioned_nodes_shows_no_change():
     done = playbook("site.yml", "--check", "--diff")
     assert changed(done) == dict.fromkeys(["localhost", *NODES], 0)
     assert "@@" not in done.stdout
+
+
+def variables(role: str) -> dict[str, str]:
+    return yaml.safe_load((ROOT / "roles" / role / "vars/main.yml").read_text())
+
+
+def template_task(role: str, name: str) -> dict[str, str]:
+    tasks = yaml.safe_load((ROOT / "roles" / role / "tasks/main.yml").read_text())
+    return next(each["ansible.builtin.template"] for each in tasks if each["name"] == name)
+
+
+UNIT = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
+# The command that a role validates a file with, a file that it must accept, and one that it must not.
+VALIDATED = {
+    "netplan": (
+        variables("netplan")["__netplan_validate"],
+        "network: {version: 2, ethernets: {lan0: {addresses: [10.0.0.30/24]}}}",
+        "network: {version: 2, ethernets: {lan0: {addresses: [10.0.0.300/24]}}}",
+    ),
+    "the netplan guard": (
+        template_task("netplan", "Install the guard that restores the old settings")["validate"],
+        "case x in y) true ;; esac",
+        "case x in y) true ;; esa",
+    ),
+    "sshd": (
+        template_task("ssh_mesh", "Allow keys only")["validate"],
+        "PasswordAuthentication no",
+        "PasswordAuthentication never",
+    ),
+    "unattended upgrades": (
+        template_task("host_tuning", "Keep unattended upgrades away from kernel and driver")["validate"],
+        'Unattended-Upgrade::Package-Blacklist { "nvidia"; };',
+        'Unattended-Upgrade::Package-Blacklist { "nvidia"; ',
+    ),
+    "the store's unit": (variables("rendezvous")["__rendezvous_verify"], UNIT, UNIT + "Restart=sometimes\n"),
+    "the training unit": (variables("job_node")["__job_node_verify"], UNIT, UNIT + "Restart=sometimes\n"),
+}
+
+
+@pytest.mark.parametrize(("command", "good", "bad"), VALIDATED.values(), ids=VALIDATED)
+def test_what_a_role_validates_can_fail(command, good, bad):
+    def accepted(text: str) -> bool:
+        on("node3", f"cat > /tmp/candidate <<'END'\n{text}\nEND")
+        return (
+            run(*LAB_EXEC, "node3", *shlex.split(command.replace("%s", "/tmp/candidate")), check=False).returncode == 0
+        )
+
+    assert accepted(good)
+    assert not accepted(bad)
 
 
 REFUSED = {
