@@ -4,7 +4,8 @@ PYTHON_VERSION := 3.11
 BIN := .venv/bin
 UV := .venv-uv/bin/uv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-LOCK_OPTIONS := --quiet --no-header --generate-hashes --upgrade --python-version $(PYTHON_VERSION)
+# UV_INDEX=: from the main index only; a mirror beside it may lack files, and so hashes, that others need.
+COMPILE := UV_INDEX= python3 -m lab.uv pip compile --quiet --no-header --generate-hashes --upgrade --python-version $(PYTHON_VERSION)
 LAB := $(BIN)/python -m lab
 PLAYBOOK := $(BIN)/ansible-playbook -i inventory/lab
 PYTEST := $(BIN)/pytest
@@ -75,11 +76,11 @@ $(UV): roles/python_env/files/uv.txt
 	@touch $@
 
 lock: $(UV) ## pin the newest versions that pyproject.toml allows, with hashes
-	python3 -m lab.uv pip compile roles/python_env/files/uv.in $(LOCK_OPTIONS) --universal -o roles/python_env/files/uv.txt
-	python3 -m lab.uv pip compile pyproject.toml $(LOCK_OPTIONS) --group control --universal -o requirements-control.txt
-	python3 -m lab.uv pip compile pyproject.toml $(LOCK_OPTIONS) --group training -c requirements-control.txt \
+	$(COMPILE) roles/python_env/files/uv.in --universal -o roles/python_env/files/uv.txt
+	$(COMPILE) pyproject.toml --group control --universal -o requirements-control.txt
+	$(COMPILE) pyproject.toml --group training -c requirements-control.txt \
 		-o training/requirements-cpu.txt
-	UV_FIND_LINKS= python3 -m lab.uv pip compile pyproject.toml $(LOCK_OPTIONS) --group training -c requirements-control.txt \
+	UV_FIND_LINKS= $(COMPILE) pyproject.toml --group training -c requirements-control.txt \
 		-o training/requirements-cuda.txt
-	python3 -m lab.uv pip compile pyproject.toml $(LOCK_OPTIONS) --group dev -c requirements-control.txt \
+	$(COMPILE) pyproject.toml --group dev -c requirements-control.txt \
 		-c training/requirements-cpu.txt -o requirements-dev.txt
