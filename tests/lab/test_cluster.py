@@ -140,7 +140,7 @@ VALIDATED = {
     "unattended upgrades": (
         template_task("host_tuning", "Keep unattended upgrades away from kernel and driver")["validate"],
         'Unattended-Upgrade::Package-Blacklist { "nvidia"; };',
-        'Unattended-Upgrade::Package-Blacklist { "nvidia"; ',
+        'Unattended-Upgrade::Package-Blacklist { "nvidia"; }; "',
     ),
     "the store's unit": (variables("rendezvous")["__rendezvous_verify"], UNIT, UNIT + "Restart=sometimes\n"),
     "the training unit": (variables("job_node")["__job_node_verify"], UNIT, UNIT + "Restart=sometimes\n"),
