@@ -76,6 +76,14 @@ def nodes(cluster: dict[str, SimpleNamespace], inventory: str) -> dict[str, test
     return {name: testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory, sudo=True) for name in cluster}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def sudo_needs_no_password(nodes: dict[str, testinfra.host.Host]) -> None:
+    """The checks have nobody to type one; a hundred errors would say so less clearly."""
+    for name, node in nodes.items():
+        if "sudo:" in (said := node.run("true").stderr):
+            pytest.exit(f"{name}: {said.strip()} (the checks need sudo without a password: NOPASSWD in sudoers)", 2)
+
+
 @pytest.fixture
 def name(host: testinfra.host.Host) -> str:
     """Name of the node under test, as the inventory has it."""

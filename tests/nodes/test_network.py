@@ -21,12 +21,13 @@ def test_netplan_the_address_is_static(host, told):
     file = host.file("/etc/netplan/60-minos.yaml")
     assert (file.user, file.group, file.mode) == ("root", "root", 0o600)
     assert host.check_output("netplan get ethernets.%s.addresses", nic) == f'- "{told.address}/{told.prefix}"'
-    assert host.run("cmp /etc/netplan/60-minos.yaml /var/lib/minos-netplan/good.yaml").rc == 0
+    assert host.run("cmp /etc/netplan/60-minos.yaml /var/lib/minos-netplan/candidate.yaml").rc == 0
     assert f"10-netplan-{nic}.network" in host.check_output("networkctl --no-pager status %s", nic)
 
 
 def test_netplan_no_guard_is_waiting_to_take_the_address_back(host):
     assert not host.service("minos-netplan-restore.timer").is_running
+    assert not host.file("/run/netplan/60-minos.yaml").exists
 
 
 def test_cluster_hosts_every_name_resolves_to_the_cluster_address(host, told):

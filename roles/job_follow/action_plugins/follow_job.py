@@ -11,7 +11,12 @@ import json
 import time
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsiblePromptInterrupt, AnsiblePromptNoninteractive
+from ansible.errors import (
+    AnsibleActionFail,
+    AnsibleConnectionFailure,
+    AnsiblePromptInterrupt,
+    AnsiblePromptNoninteractive,
+)
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -93,29 +98,28 @@ class ActionModule(ActionBase):
 
     def _follow(self, job: str, shared: str) -> dict[str, Any]:
         """Return the state that ended the watch: ended, or running where the first step is enough."""
-        started, patience = time.monotonic(), float(self._task.args["first_step_timeout"])
+        began, patience = time.monotonic(), float(self._task.args["first_step_timeout"])
+        state: dict[str, Any] = {}
+        first = None  # the step at which this watch found the job at work: a resumed one starts at its checkpoint's
         while True:
-            state, waited = self._read(shared), time.monotonic() - started
+            state = self._read(shared) or state
             if state.get("state") in ENDED:
                 return state
-            if self._is_at_work(state):
-                line = progress_line(state)
-                if not self._task.args["to_the_end"]:
-                    display.display(line)
-                    return state
-            elif waited > patience:
+            running = state.get("state") == "running"
+            first = state.get("step", 0) if running and first is None else first
+            has_stepped = running and first is not None and state.get("step", 0) > first
+            if has_stepped:
+                patience = float("inf")
+            if has_stepped and not self._task.args["to_the_end"]:
+                display.display(progress_line(state))
+                return state
+            if (waited := time.monotonic() - began) > patience:
                 raise AnsibleActionFail(
                     f"job {job} has not made a step within {patience:.0f} s: `journalctl -u minos-train@{job}` on its "
                     f"nodes says what it waits for. It is still there; playbooks/stop.yml -e job={job} stops it"
                 )
-            else:
-                line = f"waiting for the first step ({waited:.0f} s); Ctrl-C ends the watching, not the job"
-            self._show(line)
-
-    @staticmethod
-    def _is_at_work(state: dict[str, Any]) -> bool:
-        """Tell whether this start of the job, not an earlier one, has made a step."""
-        return state.get("state") == "running" and bool(state.get("step"))
+            waiting = f"waiting for a first step ({waited:.0f} s); Ctrl-C ends the watching, not the job"
+            self._show(progress_line(state) if state.get("step") else waiting)
 
     def _show(self, line: str) -> None:
         """Display one line and wait for an interval; Ctrl-C in it raises AnsiblePromptInterrupt.
@@ -134,9 +138,9 @@ class ActionModule(ActionBase):
 
     def _read(self, shared: str) -> dict[str, Any]:
         """Read the state file on the head; empty while there is none or the head does not answer."""
-        answer = self._low_level_execute_command(f"cat {self._connection._shell.quote(shared + '/state.json')}")
         try:
+            answer = self._low_level_execute_command(f"cat {self._connection._shell.quote(shared + '/state.json')}")
             return json.loads(answer["stdout"])
-        except ValueError:
-            display.vv(f"no state yet: {answer.get('stderr', '')}")
+        except (AnsibleConnectionFailure, ValueError) as problem:
+            display.vv(f"no state this time: {problem}")
             return {}

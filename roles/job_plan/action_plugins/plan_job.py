@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from training import config  # noqa: E402  (found through the line above)
 
 # What `-e` takes besides the settings of the config and the variables of the inventory.
-OPTIONS = {"nnodes", "group", "config", "job", "follow", "nproc_per_node", "omp_num_threads"}
+OPTIONS = {"nnodes", "group", "config", "job", "follow", "nproc_per_node", "omp_num_threads", "lan_interface"}
 JOB_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 DEMO_DATA = ROOT / "build" / "demo-data"
 
@@ -96,6 +96,7 @@ def code_archive() -> bytes:
             content = path.read_bytes()
             entry.size, entry.mode = len(content), 0o644
             archive.addfile(entry, io.BytesIO(content))
+        archive.addfile(tarfile.TarInfo("complete"))  # the last one: without it the archive was not unpacked whole
     return buffer.getvalue()
 
 
@@ -105,7 +106,8 @@ def overrides(given: Mapping[str, Any]) -> list[str]:
     ValueError for a name that nobody reads: `-e stesp=50` would otherwise train on without a word.
     """
     settings = {field.name for field in dataclasses.fields(config.Config)}
-    known = settings | OPTIONS | set(yaml.safe_load((ROOT / "inventory/group_vars/all.yml").read_text()))
+    files = [ROOT / "inventory/group_vars/all.yml", *ROOT.glob("roles/*/defaults/main.yml")]
+    known = settings | OPTIONS | {name for file in files for name in yaml.safe_load(file.read_text())}
     for name in given:
         if name not in known and not name.startswith("ansible_"):
             near = difflib.get_close_matches(name, known, n=1)
