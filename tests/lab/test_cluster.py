@@ -95,7 +95,14 @@ def test_check_mode_works_on_virgin_nodes_and_changes_nothing():
 
 
 def test_site_makes_them_a_cluster():
+    on(
+        "node3",
+        "echo '127.0.1.1 oldname.lan oldname' >> /etc/hosts; echo 'Port 2222' > /etc/ssh/sshd_config.d/50-own.conf",
+    )
+    on("node3", "echo 'Port 22' >> /etc/ssh/sshd_config.d/50-own.conf; systemctl restart ssh")
     done = playbook("site.yml")
+    assert on("node3", "grep -c '^127.0.1.1 oldname' /etc/hosts") == "1", "a name that is not ours stays"
+    assert on("node3", "ufw status | grep -c ^2222/tcp.*ssh") == "2", "sshd's own port stays open, v4 and v6"
     assert "No NVIDIA GPU in node1, node2, node3" in done.stdout
     assert done.stdout.count("No NVIDIA GPU in") == 1
 
@@ -189,6 +196,15 @@ def test_a_member_left_out_is_refused():
     assert "would leave the other members out of step" in done.stdout + done.stderr
 
 
+def test_check_mode_of_a_new_job_places_nothing():
+    done = playbook("train.yml", "--check", "-e", "nnodes=3 job=never")
+    assert changed(done)["node3"] > 3
+    for node in NODES:
+        assert (
+            on(node, f"ls -d /etc/minos/jobs/never.env /var/lib/minos/jobs/never {JOBS}/never 2>/dev/null; true") == ""
+        )
+
+
 def workers(node: str) -> list[str]:
     """Return the pids of the training processes of a node, without their agent."""
     listed = [line for line in on(node, "ps -eo pid,args").splitlines() if "-m training.finetune" in line]
@@ -268,6 +284,17 @@ def test_a_stopped_job_goes_on_where_it_was(killed):
     assert f"(step {step}/60)" in on("node1", "journalctl --no-pager -o cat -u minos-train@stop | grep 'resumed from'")
 
 
+def test_a_job_that_does_not_answer_is_stopped_all_the_same(killed):
+    """Its state says running, but nobody works on it."""
+    on("node1", f"mkdir {JOBS}/dead && cp {JOBS}/three/state.json {JOBS}/dead/ && chown -R minos: {JOBS}/dead")
+    on("node1", f'sed -i \'s/"done"/"running"/\' {JOBS}/dead/state.json')
+    done = playbook("playbooks/stop.yml", "-e", "job=dead job_stop_timeout=4")
+    assert "Job dead has not answered for 4 s" in done.stdout
+    assert set(recap(done)) == {"localhost", *NODES}
+    nameless = playbook("playbooks/stop.yml", check=False)
+    assert nameless.returncode != 0 and "write -e job=NAME" in nameless.stdout + nameless.stderr
+
+
 def test_a_job_that_cannot_work_fails_with_the_reason(killed):
     done = playbook("train.yml", "-e", "nnodes=2 job=bad data_train=/srv/minos/nothing.txt data_heldout=", check=False)
     assert done.returncode != 0
@@ -332,6 +359,11 @@ BROKEN = {
     "the address": (
         "sed -i 's/dhcp4: false/dhcp4: true/' /etc/netplan/60-minos.yaml",
         "test_netplan_the_address_is_static",
+        "",
+    ),
+    "a rule of a former member": (
+        "ufw allow from 10.9.9.9 comment 'minos: node9'",
+        "test_firewall_has_a_rule_for_ssh_and_for_every_member",
         "",
     ),
     "sleep": ("systemctl unmask sleep.target", "test_host_tuning_never_sleeps", ""),

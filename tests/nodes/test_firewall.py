@@ -62,6 +62,8 @@ def test_firewall_has_a_rule_for_ssh_and_for_every_member(host, told):
     assert re.search(rf"^{told.ssh_port}/tcp +ALLOW ", rules, re.MULTILINE)
     for peer, address in told.members.items():
         assert re.search(rf"^Anywhere +ALLOW +{re.escape(address)} ", rules, re.MULTILINE), f"no rule for {peer}"
+    ours = set(re.findall(r"^Anywhere +ALLOW +(\S+) +# minos: ", rules, re.MULTILINE))
+    assert ours == set(told.members.values()), "a rule of ours for an address that is no member's"
 
 
 def test_firewall_foreign_rules_are_listed(host, name):
