@@ -67,7 +67,7 @@ def test_directories_that_the_nodes_must_see(tmp_path):
     settings = HostSettings(
         find_links=[str(tmp_path / "wheels"), "https://files/x", "/not/there"],
         index_url=f"file://{tmp_path}/mirror/simple",
-        extra_index_urls=[(tmp_path / "flat").as_uri(), "https://pypi.org/simple"],
+        extra_index_urls=[(tmp_path / "flat").as_uri(), "https://index.example.org/simple"],
     )
     # The index links to files beside itself, hence its parent.
     assert settings.local_directories() == [str(tmp_path / name) for name in ("flat", "mirror", "wheels")]
@@ -96,7 +96,7 @@ def test_no_proxy_for_localhost_does_not_open_the_hosts_loopback():
 def test_apt_proxies():
     dump = (
         'Acquire::http::Proxy "http://apt:3142";\nAcquire::https::Proxy "DIRECT";\n'
-        'Acquire::http::Proxy::deb.debian.org "http://other:1";\nDPkg::Options:: "x";\n'
+        'Acquire::http::Proxy::mirror.lan "http://other:1";\nDPkg::Options:: "x";\n'
     )
     assert hostsettings.apt_proxy(dump) == {"http": "http://apt:3142"}
 
