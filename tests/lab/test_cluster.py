@@ -290,6 +290,7 @@ def test_a_job_that_does_not_answer_is_stopped_all_the_same(killed):
     on("node1", f'sed -i \'s/"done"/"running"/\' {JOBS}/dead/state.json')
     done = playbook("playbooks/stop.yml", "-e", "job=dead job_stop_timeout=4")
     assert "Job dead has not answered for 4 s" in done.stdout
+    assert "It has not answered: its units are stopped" in done.stdout
     assert set(recap(done)) == {"localhost", *NODES}
     nameless = playbook("playbooks/stop.yml", check=False)
     assert nameless.returncode != 0 and "write -e job=NAME" in nameless.stdout + nameless.stderr
