@@ -5,7 +5,7 @@ holds
 
     job, state (starting | running | done | stopped | failed), step, steps, epoch, loss, heldout_first,
     heldout_last, tokens_per_s, world_size, nodes, backend, run_id, config_sha256, checkpoint, plot, sample,
-    reason, failed_rank, failed_node, started, updated, train_seconds, mean_step_seconds
+    reason, failed_rank, failed_node, last_lines, alarm, started, updated, train_seconds, mean_step_seconds
 
 and is replaced as a whole, so a reader never sees half of it. What is not known yet is absent.
 
@@ -23,17 +23,18 @@ import datetime
 import fcntl
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from training.errors import UserError
 from training.files import write_atomically
 
 STATES = ("starting", "running", "done", "stopped", "failed")
 ENDED = ("done", "stopped", "failed")
-OF_THE_LAST_END = ("reason", "failed_rank", "failed_node")
+OF_THE_LAST_END = ("reason", "failed_rank", "failed_node", "last_lines", "alarm")
 
 
-class StateError(ValueError):
+class StateError(UserError):
     """The state file is there but cannot be understood; the message says which and what to do."""
 
 
@@ -74,12 +75,15 @@ class JobState:
             self._write(content | fields)
             return True
 
-    def fail(self, reason: str, node: str, rank: int | None = None, run_id: str = "") -> bool:
-        """Record a failure; the first one wins. Returns whether this was it.
+    def fail(
+        self, reason: str, node: str, rank: int | None = None, run_id: str = "", last_lines: Sequence[str] = ()
+    ) -> bool:
+        """Record a failure, with the last lines that the rank said; the first one wins. Returns whether this was it.
 
         How an earlier start (another `run_id`) ended does not count: this start has begun since.
         """
         fields = {"failed_rank": rank, "run_id": run_id or None, "failed_node": node, "reason": reason}
+        fields["last_lines"] = list(last_lines) or None
         with self._locked():
             content = self.read()
             if content.get("state") in ENDED and (not run_id or content.get("run_id") == run_id):
