@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+
+PIECE = 8 << 20  # bytes read and written at once
+HIDDEN = re.compile(r"\.(?:writing|removing)-.+-(?P<node>[^-]*)-(?P<pid>\d+)")
 
 
 def fsync_directory(path: Path) -> None:
@@ -41,3 +48,61 @@ def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file, read in pieces so that a checkpoint of many GB needs no memory."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hidden_path(path: Path, doing: str) -> Path:
+    """A name beside `path` that readers overlook, with the node and process that is `writing` or `removing` it."""
+    node = os.uname().nodename.replace("-", "_")
+    return path.with_name(f".{doing}-{path.name}-{node}-{os.getpid()}")
+
+
+def sweep(directory: Path) -> None:
+    """Delete what killed processes left in `directory` under hidden names.
+
+    What a living process of this machine is at stays. Of another machine nothing stays: whoever is still at it
+    there fails with a missing file and tries again.
+    """
+    node = os.uname().nodename.replace("-", "_")
+    for path in directory.iterdir():
+        hidden = HIDDEN.fullmatch(path.name)
+        if hidden and not (hidden["node"] == node and Path("/proc", hidden["pid"]).exists()):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Delete a directory, first out of sight, so that a crash cannot leave half of it. Gone already is fine."""
+    hidden = hidden_path(path, "removing")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(hidden)
+        shutil.rmtree(hidden)
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Show the complete directory `temporary`, whose files are on disk, as `target`, in place of what is there."""
+    fsync_directory(temporary)
+    if target.exists():
+        remove_directory(target)
+    temporary.rename(target)
+    fsync_directory(target.parent)
+
+
+def mirror(source: Path, target: Path, sha256: Mapping[str, str]) -> None:
+    """Copy the files that `sha256` names (name -> hex SHA-256) from the directory `source` to `target`.
+
+    `target` appears as a whole, forced to disk and read back against the hashes, or not at all. All files of
+    `source` are opened first, so it may be deleted meanwhile. Errors: OSError; ValueError when a hash differs.
+    """
+    temporary = hidden_path(target, "writing")
+    with contextlib.ExitStack() as stack:
+        streams = {name: stack.enter_context((source / name).open("rb")) for name in sha256}
+        shutil.rmtree(temporary, ignore_errors=True)
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)  # finds nothing after the rename
+        temporary.mkdir(parents=True)
+        for name, stream in streams.items():
+            with (temporary / name).open("wb") as copy:
+                shutil.copyfileobj(stream, copy, PIECE)
+                copy.flush()
+                os.fsync(copy.fileno())
+            if sha256_of(temporary / name) != sha256[name]:
+                raise ValueError(f"{source / name}: does not match its hash; it was damaged or changed meanwhile")
+        publish(temporary, target)
