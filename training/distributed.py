@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from training.config import Config
+from training.errors import UserError
 
 # What gloo and the sockets below it say when the other side is gone; no exception type of its own tells it.
 PEER_LOST = (
@@ -30,7 +32,7 @@ PEER_LOST = (
 )
 
 
-class SetupError(ValueError):
+class SetupError(UserError):
     """The ranks do not fit together, or a device that the config asks for is not there; one line with the
     fix.
     """
@@ -38,13 +40,18 @@ class SetupError(ValueError):
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class Place:
-    """This process among its peers; `nodes[r]` is the name of the machine that rank r runs on."""
+    """This process among its peers; `nodes[r]` is the name of the machine that rank r runs on.
+
+    `control` is the group for small numbers between the processes themselves (gloo, on the CPU): exchanging them
+    does not wait for what a GPU has still to do.
+    """
 
     rank: int
     world_size: int
     device: torch.device
     backend: str
     nodes: tuple[str, ...]
+    control: dist.ProcessGroup
 
     @property
     def is_main(self) -> bool:
@@ -107,12 +114,14 @@ def start(config: Config, must_agree: Mapping[str, str]) -> Place:
     everyone = [json.loads(store.get(f"rank-{other}")) for other in range(world_size)]
     _require_agreement(everyone)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
     place = Place(
         rank=rank,
         world_size=world_size,
         device=device,
         backend=backend,
         nodes=tuple(other["node"] for other in everyone),
+        control=control,
     )
     where = f"node={place.node} device={device} backend={backend} world_size={world_size}"
     # One write for text and line end: all ranks say this at once, into one log.
@@ -131,23 +140,51 @@ def _require_agreement(everyone: list[dict[str, str]]) -> None:
                 )
 
 
-def sum_over_ranks(values: torch.Tensor) -> list[float]:
-    """Element-wise sum of every rank's `values` (float64, on the rank's device), equal on all ranks."""
-    dist.all_reduce(values)
+def sum_over_ranks(place: Place, values: torch.Tensor) -> list[float]:
+    """Element-wise sum of every rank's `values` (float64 or int64, on the CPU), equal on all ranks."""
+    dist.all_reduce(values, group=place.control)
     return values.tolist()
+
+
+def table_of_ranks(place: Place, values: torch.Tensor) -> torch.Tensor:
+    """Every rank's `values` (float64, on the CPU, the same shape everywhere) as (world size, *shape)."""
+    table = values.new_empty((place.world_size, *values.shape))
+    dist.all_gather(list(table.unbind()), values, group=place.control)
+    return table
 
 
 def agree(place: Place, value: float) -> float:
     """Rank 0's `value` on every rank; also a point that no rank passes before all have reached it."""
-    shared = torch.tensor([value if place.is_main else 0.0], dtype=torch.float64, device=place.device)
-    return sum_over_ranks(shared)[0]
+    return sum_over_ranks(place, torch.tensor([value if place.is_main else 0.0], dtype=torch.float64))[0]
 
 
-def set_timeout(seconds: int) -> None:
-    """How long collectives wait for a peer from now on. torch has no public name for this; torchtitan calls
-    it too.
+class Patience:
+    """How long collectives wait for a peer: `timeout_start` until the first step is done, then five times the
+    slowest thing seen so far, so that a node that lost power is noticed in a minute and not in half an hour.
     """
-    dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds))
+
+    def __init__(self, place: Place, config: Config):
+        self.place, self.start, self.fixed = place, config.timeout_start, config.timeout_step
+        # torch.compile may compile again in the middle of a run, when a last batch has another size.
+        self.lowest = 300 if config.compile else 60
+        self.seconds: float | None = None
+
+    def saw(self, seconds: float) -> None:
+        """Something that the ranks wait for each other in took so long."""
+        wanted = self.fixed or max(self.lowest, math.ceil(5 * seconds))
+        if self.seconds is None or wanted > self.seconds:
+            self.seconds = wanted
+            _set_timeout(self.place, wanted)
+
+    def start_over(self) -> None:
+        """What comes next may take as long as a start."""
+        _set_timeout(self.place, max(self.start, self.seconds or 0))
+
+
+def _set_timeout(place: Place, seconds: float) -> None:
+    # torch has no public name for this; torchtitan calls it too.
+    for group in {dist.group.WORLD, place.control}:
+        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds), group)
 
 
 def end() -> None:

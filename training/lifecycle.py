@@ -4,72 +4,102 @@ file.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from training.checkpoint import CheckpointError
-from training.config import ConfigError
-from training.data import DataError
-from training.distributed import SetupError, is_peer_failure, node_name
-from training.model import ModelError
+from training import config as configuration
+from training import distributed
+from training.config import Config
+from training.distributed import Place, is_peer_failure, node_name
+from training.errors import UserError
+from training.folders import Folders
 from training.state import ENDED, JobState, StateError
 
 STOP_FILE = "stop-requested"
+LAST_LINES = 12  # of a traceback, kept in the state file
 LEAVING = 75  # exit status after a signal: saved, not finished, start me again
-OUR_ERRORS = (
-    ConfigError,
-    DataError,
-    ModelError,
-    SetupError,
-    CheckpointError,
-    StateError,
-)  # their one line says it all
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient that is not a number, raised on all ranks before the optimizer sees it."""
+    """A loss or gradient that is not a number, raised on all ranks; the optimizer has not applied it."""
 
-    def __init__(self, what: str, step: int, ranks: list[int], nodes: tuple[str, ...]):
-        blamed = ", ".join(f"rank {rank} ({nodes[rank]})" for rank in ranks)
-        super().__init__(f"{what} is not finite at step {step} on {blamed}; lower lr or look at the data of that step")
-        self.rank, self.node = ranks[0], nodes[ranks[0]]
+    def __init__(self, what: str, step: int, rank: int, node: str, rows: list[int] | None = None):
+        where = f" in rows {rows} of the packed data" if rows else ""
+        super().__init__(
+            f"{what} is not finite at step {step} on rank {rank} ({node}){where}; lower lr or look at the data"
+        )
+        self.rank, self.node = rank, node
 
 
-class Stop:
-    """Whether somebody wants this run to end: a signal to this process, or the file that says the whole job
-    shall.
-    """
+class Signal:
+    """Whether this process was asked to leave, by SIGTERM or Ctrl-C."""
 
-    def __init__(self, job_dir: Path):
-        self.job_dir = job_dir
-        self.signalled = False
-        self._looked, self._recorded = float("-inf"), False
+    def __init__(self) -> None:
+        self.received = False
 
     def listen(self) -> None:
-        """From now on SIGTERM and Ctrl-C wait for the end of the step; before, there is nothing to save."""
+        """From now on such a signal waits for the end of the step; before, there is nothing to save."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
 
     def _remember(self, *_: object) -> None:
-        self.signalled = True
+        self.received = True
 
-    def recorded(self, *, now: bool = False) -> bool:
-        """Whether the stop of the whole job is recorded; without `now` it looks at most once per second.
 
-        The directory is listed because an NFS client answers a single missing name from its cache for half a
-        minute.
-        """
-        if now or time.monotonic() - self._looked > 1:
-            self._looked, self._recorded = (
-                time.monotonic(),
-                any(path.name == STOP_FILE for path in self.job_dir.iterdir()),
-            )
-        return self._recorded
+def stop_recorded(job_dir: Path) -> bool:
+    """Whether the stop of the whole job is recorded. The directory is listed because an NFS client answers a
+    single missing name from its cache for half a minute.
+    """
+    return any(path.name == STOP_FILE for path in job_dir.iterdir())
+
+
+def run_recipe(module: str, purpose: str, recipe: Callable[[Config, Folders], str]) -> None:
+    """The command line of `python -m module`: run `recipe` and record how it ended.
+
+    It returns `done`, `stopped` (the job shall end) or `leaving` (only this start ends).
+    """
+    options = _parse_arguments(module, purpose)
+    folders = Folders(job=options.job_dir, local=options.local_dir, prepared=options.prepared)
+    state, outcome = JobState(folders.job), ""
+    with failures_recorded(state):
+        if not ended_already(state):
+            outcome = recipe(configuration.load(options.config, options.overrides), folders)
+            distributed.end()
+    if outcome == "leaving":
+        sys.exit(LEAVING)
+
+
+def _parse_arguments(module: str, purpose: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=purpose)
+    parser.add_argument("--config", required=True, type=Path, help="YAML file, see training/configs")
+    parser.add_argument("--job-dir", type=Path, help="all that one looks at; default runs/<config's name>")
+    parser.add_argument("--local-dir", type=Path, help="this node's own disk, where --job-dir is shared")
+    parser.add_argument("--prepared", type=Path, help="where `python -m training.prepare` has put data and model")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the file")
+    options = parser.parse_intermixed_args()
+    options.job_dir = (options.job_dir or Path("runs") / options.config.stem).resolve()
+    options.local_dir = options.local_dir and options.local_dir.resolve()
+    options.prepared = options.prepared and options.prepared.resolve()
+    return options
+
+
+def begun(job_dir: Path, config: Config, place: Place) -> dict[str, object]:
+    """What the state file says of a start, whatever the recipe."""
+    return {
+        "job": job_dir.name,
+        "state": "running",
+        "run_id": run_id(),
+        "config_sha256": config.sha256(),
+        "world_size": place.world_size,
+        "nodes": list(dict.fromkeys(place.nodes)),
+        "backend": place.backend,
+    }
 
 
 def run_id() -> str:
@@ -110,10 +140,11 @@ def failures_recorded(state: JobState) -> Iterator[None]:
             here = f"rank {os.environ.get('RANK', '0')} ({node_name()})"
             print(f"{here}: another rank is gone or late, this one goes too", file=sys.stderr, flush=True)
             raise
-        ours = isinstance(error, OUR_ERRORS)
+        ours = isinstance(error, UserError)
         reason = str(error) if ours or isinstance(error, NonFiniteError) else f"{type(error).__name__}: {error}"
         try:
-            state.fail(reason, node, rank, run_id())
+            lines = [] if ours else traceback.format_exc().strip().splitlines()[-LAST_LINES:]
+            state.fail(reason, node, rank, run_id(), lines)
         except (OSError, StateError) as problem:
             print(f"the failure cannot be recorded: {problem}", file=sys.stderr, flush=True)
         if not ours:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -90,16 +91,27 @@ class Started:
         return {int(rank): int(pid) for rank, pid in found}
 
     def kill(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        # torchrun puts its workers into sessions of their own: killing its group alone would leave them.
+        pids = [self.process.pid, *_descendants(self.process.pid)] if self.process.poll() is None else []
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
-        # torchrun puts its workers into sessions of their own; they are ours, too.
         for pid in self.worker_pids().values():
-            try:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 if "training" in Path(f"/proc/{pid}/cmdline").read_text():
                     os.kill(pid, signal.SIGKILL)
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes that `pid` has started, and theirs."""
+    children = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parent = int(file.read_text().rpartition(")")[2].split()[1])
+            if parent == pid:
+                children.append(int(file.parent.name))
+    return [*children, *(below for child in children for below in _descendants(child))]
 
 
 @pytest.fixture

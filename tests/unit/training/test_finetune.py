@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 from pathlib import Path
@@ -11,28 +10,29 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from torch.nn.utils.rnn import pad_sequence
 
 from tests.unit.training.conftest import metrics_of, state_of
 from training import data
 from training.config import Config, load
 from training.distributed import is_peer_failure
-from training.model import load_model, load_tokenizer
+from training.models import load_model, load_tokenizer
 from training.optimizer import build_optimizer, learning_rate
 
 
-def first_step_in_plain_torch(config: Config) -> tuple[float, float]:
-    """(mean loss, gradient norm) of the first global batch as one padded batch, without any of our loop."""
+def first_step_in_plain_torch(config: Config, directory: Path) -> tuple[float, float]:
+    """(mean loss, gradient norm) of the first global batch, document by document, without any of our step."""
     tokenizer = load_tokenizer(config)
-    rows = data.load(config, tokenizer).train
-    batch = [rows[index] for index in data.sample_indices(len(rows), config.seed, 0, config.global_batch)]
-    tokens = pad_sequence([torch.tensor(row.tokens) for row in batch], batch_first=True)
-    places = torch.arange(tokens.shape[1])
-    counts = torch.stack([(places >= row.answer_start) & (places < len(row.tokens)) for row in batch])
-    model = load_model(config, tokenizer)
-    log_probabilities = model(input_ids=tokens).logits[:, :-1].log_softmax(-1)
-    of_next = log_probabilities.gather(-1, tokens[:, 1:, None])[..., 0]
-    loss = -of_next[counts[:, 1:]].mean()
+    corpus = data.obtain(config, tokenizer, prepared=None, local_dir=directory)
+    model = load_model(config, tokenizer, torch.device("cpu"))
+    losses = []
+    for row in data.sample_indices(len(corpus.train), config.seed, 0, config.global_batch):
+        batch = corpus.train.batch([row])
+        for first, last in itertools.pairwise(batch.bounds.tolist()):
+            log_probabilities = model(input_ids=batch.tokens[:, first:last]).logits[0].log_softmax(-1)
+            labels = batch.labels[0, first:last]
+            counts = labels >= 0
+            losses.append(-log_probabilities[counts].gather(-1, labels[counts, None])[:, 0])
+    loss = torch.cat(losses).mean()
     loss.backward()
     return loss.item(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm().item()
 
@@ -40,7 +40,8 @@ def first_step_in_plain_torch(config: Config) -> tuple[float, float]:
 @pytest.mark.timeout(120)
 def test_a_run_leaves_what_it_promises_and_is_done_once(start, tiny_config, tmp_path):
     job_dir = tmp_path / "job"
-    run = start(1, job_dir, "epochs=2", "eval_every=3", "keep=2", "save_every=2", environment={"MINOS_NODE": "n1"})
+    settings = ("packing=false", "epochs=2", "eval_every=3", "keep=2", "save_every=2")
+    run = start(1, job_dir, *settings, environment={"MINOS_NODE": "n1"})
     assert run.wait() == 0, run.output
     state = state_of(job_dir)
     assert (state["state"], state["step"], state["steps"]) == ("done", 8, 8)  # 2 x 60 rows in batches of 16
@@ -50,10 +51,10 @@ def test_a_run_leaves_what_it_promises_and_is_done_once(start, tiny_config, tmp_
     assert state["sample"] == (job_dir / "sample.txt").read_text().removesuffix("\n")
     assert state["sample"].startswith("heldout 0\n")
     assert state["config_sha256"] == load(job_dir / "config.yaml").sha256()
-    assert sorted(path.name for path in (job_dir / "checkpoints").iterdir()) == ["step-00000006", "step-00000008"]
+    assert sorted(path.name for path in (job_dir / "checkpoints").glob("step*")) == ["step-00000006", "step-00000008"]
     assert list((job_dir / "tensorboard").iterdir())
     assert [row["step"] for row in metrics_of(job_dir, "step")] == list(range(1, 9))
-    loss, norm = first_step_in_plain_torch(load(job_dir / "config.yaml"))
+    loss, norm = first_step_in_plain_torch(load(job_dir / "config.yaml"), tmp_path)
     assert metrics_of(job_dir, "step")[0]["loss"] == pytest.approx(loss, rel=1e-6)
     assert metrics_of(job_dir, "step")[0]["grad_norm"] == pytest.approx(norm, rel=1e-4)
     assert [row["step"] for row in metrics_of(job_dir, "eval")] == [0, 3, 4, 6, 8]
@@ -62,7 +63,7 @@ def test_a_run_leaves_what_it_promises_and_is_done_once(start, tiny_config, tmp_
     assert "epoch 2 done at step 8: train loss " in run.output
     assert "total " in run.output and "mean step " in run.output
 
-    again = start(1, job_dir, "epochs=2")
+    again = start(1, job_dir, *settings)
     assert again.wait() == 0
     assert again.output.strip().endswith("says done at step 8/8; another --job-dir trains anew")
 
@@ -71,7 +72,9 @@ def test_a_run_leaves_what_it_promises_and_is_done_once(start, tiny_config, tmp_
     first = state_of(tmp_path / "tuned")["heldout_first"]
     assert first == pytest.approx(state["heldout_last"], abs=1e-5)
 
-    other = start(1, job_dir, "epochs=3", "seed=2", environment={"MINOS_RUN_ID": "r2"})
+    assert (job_dir / "model/README.md").read_text().count(f"{state['heldout_last']:.4f}") == 1
+
+    other = start(1, job_dir, *settings[:1], "epochs=3", "seed=2", environment={"MINOS_RUN_ID": "r2"})
     assert other.wait() == 2
     assert "was made with seed 1, now it is 2; put it back or use another job directory" in other.output
 
@@ -117,13 +120,14 @@ def test_mistakes_end_with_one_line_and_are_recorded(override, expected, start, 
 
 
 @pytest.mark.timeout(60)
-def test_ranks_with_different_data_do_not_start(start, tiny_config, pairs, tmp_path):
-    shared = tmp_path / "shared.jsonl"
-    shared.write_text(pairs["train"].read_text())
+def test_ranks_with_different_data_do_not_start(start, tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from training import data, finetune\n"
-        "from training.files import sha256_of\n"
-        "data.sha256_of = lambda file: sha256_of(file) + os.environ['RANK']\n"
+        "import dataclasses, os; from training import data, finetune\n"
+        "obtain = data.obtain\n"
+        "def other(*a, **k):\n"
+        "    corpus = obtain(*a, **k)\n"
+        "    return dataclasses.replace(corpus, fingerprint=corpus.fingerprint + os.environ['RANK'])\n"
+        "data.obtain = other\n"
         "finetune.main()\n"
     )
     entry = tmp_path / "entry.py"
@@ -148,7 +152,7 @@ def test_learning_rate_rises_then_falls_to_its_floor():
 
 def test_weight_decay_is_for_matrices():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
-    optimizer = build_optimizer(Config(data_train="a.txt", weight_decay=0.3), model)
+    optimizer = build_optimizer(Config(data_train="a.txt", weight_decay=0.3), list(model.parameters()))
     decays = {
         parameter.dim(): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]
     }
@@ -171,10 +175,14 @@ def test_a_lost_peer_is_told_from_a_fault(error, lost):
     assert is_peer_failure(error) is lost
 
 
-def test_metrics_survive_a_line_cut_in_half(tmp_path):
-    from training.metrics import read
-
-    file = tmp_path / "metrics.jsonl"
-    file.write_text(json.dumps({"step": 1}) + "\n" + '{"step": 2, "lo')
-    assert read(file) == [{"step": 1}]
-    assert read(tmp_path / "absent") == []
+def test_a_gradient_that_is_no_number_changes_nothing():
+    parameter = torch.nn.Parameter(torch.ones(3, 3))
+    optimizer = build_optimizer(Config(data_train="a.txt"), [parameter])
+    for found, expected in ((0.0, False), (1.0, True)):
+        before, moments = parameter.detach().clone(), optimizer.state[parameter].get("exp_avg", torch.zeros(())).clone()
+        parameter.grad = torch.full((3, 3), math.nan if found else 1.0)
+        optimizer.found_inf = torch.tensor(found)
+        optimizer.step()
+        assert torch.equal(parameter, before) is expected
+    assert torch.equal(optimizer.state[parameter]["exp_avg"], moments)
+    assert optimizer.state[parameter]["step"] == 1

@@ -1,0 +1,70 @@
+"""Where a run keeps what: the job's directory that everybody sees, and this node's own disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+from training.config import Config
+from training.errors import UserError
+
+PREPARED = "prepared.json"
+RECORDS = ("metrics/metrics.jsonl", "ledger.jsonl")  # what a start on another node goes on behind
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class Folders:
+    """The directories of one process.
+
+    `job` is shared where there are several nodes, `local` is this node's own (None: one machine, `job` serves for
+    all), `prepared` holds what `python -m training.prepare` made (None: made at the start).
+    """
+
+    job: Path
+    local: Path | None = None
+    prepared: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.job / "checkpoints"
+
+    @property
+    def local_checkpoints(self) -> Path | None:
+        return self.local and self.local / "checkpoints"
+
+    @property
+    def records(self) -> Path:
+        """What rank 0 writes during training; from a node's own disk the courier carries it to `job`."""
+        return self.local / "records" if self.local else self.job
+
+    @property
+    def data(self) -> Path:
+        """This node's copy of the packed data."""
+        return (self.local or self.job) / "data"
+
+    def packed(self) -> Path | None:
+        """The packed data that were prepared. Errors: UserError when they were not."""
+        return self.prepared and self.prepared / str(self._prepared("packed"))
+
+    def as_fetched(self, config: Config) -> Config:
+        """`config` with the hub ids replaced by the directories that hold what was fetched."""
+        if self.prepared is None:
+            return config
+        fetched = {key: path for key in ("model", "tokenizer") if (path := self._prepared(key))}
+        return dataclasses.replace(config, **fetched)
+
+    def hand_over(self, record: Path) -> None:
+        """Copy a record of a rank that has no courier into the job's directory."""
+        if self.local and record.exists():
+            target = self.job / record.relative_to(self.records)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(record, target)
+
+    def _prepared(self, key: str) -> str | None:
+        file = self.prepared / PREPARED
+        try:
+            return json.loads(file.read_text(encoding="utf-8")).get(key)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read ({error}); run `python -m training.prepare` again") from None
