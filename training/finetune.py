@@ -291,14 +291,16 @@ def finish(run: Run, outcome: str) -> None:
         facts["plot"] = str(job / plot.relative_to(run.folders.records))
         run.recorder.close()
         run.checkpoints.close()
-        run.share.close(config.timeout_start)
+        # Whoever asked this start to leave waits for it; a result is worth waiting for.
+        arrived = run.share.close(60 if outcome == "leaving" else config.timeout_start)
         if outcome == "done":
             facts["sample"] = leave_results(
                 config, progress, run.place.nodes, run.model, run.tokenizer, run.corpus.heldout, job
             )
         if outcome == "leaving":
             facts["reason"] = f"left at step {progress.step} after a signal; goes on at the next start"
-        run.state.progress(state="running" if outcome == "leaving" else outcome, step=progress.step, **facts)
+        if arrived or outcome != "leaving":
+            run.state.progress(state="running" if outcome == "leaving" else outcome, step=progress.step, **facts)
         print(f"{outcome} at step {progress.step}/{run.steps}: {job}", flush=True)
     distributed.agree(run.place, 0)
 

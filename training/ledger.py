@@ -92,9 +92,12 @@ def verify(file: Path) -> str:
         if line["total"] != total:
             raise LedgerError(f"{file}: up to step {step} samples were lost or used twice")
     epochs, rest = divmod(at, rows)
-    partly = f" and {rest} of them once more" if rest else ""
+    if epochs:
+        partly = f"each of {rows} rows {epochs} times" + (f" and {rest} of them once more" if rest else "")
+    else:
+        partly = f"{rest} of {rows} rows, each once"
     missing = f" (lines missing at {gaps} places, covered by the total)" if gaps else ""
-    return f"{at} samples in {lines[-1]['step']} steps: each of {rows} rows {epochs} times{partly}{missing}"
+    return f"{at} samples in {lines[-1]['step']} steps: {partly}{missing}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -29,8 +29,8 @@ def leave_results(
         "learning rate": config.lr,
         "precision": config.precision,
         "seed": config.seed,
-        "held-out loss before (nats/token)": round(progress.heldout_first, 4),
-        "held-out loss after (nats/token)": round(progress.heldout_last, 4),
+        "held-out loss before (nats/token)": f"{progress.heldout_first:.4f}",
+        "held-out loss after (nats/token)": f"{progress.heldout_last:.4f}",
         "training time (s)": round(progress.train_seconds, 1),
         "nodes": ", ".join(dict.fromkeys(nodes)),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import os
@@ -23,7 +24,8 @@ def first_step_in_plain_torch(config: Config, directory: Path) -> tuple[float, f
     """(mean loss, gradient norm) of the first global batch, document by document, without any of our step."""
     tokenizer = load_tokenizer(config)
     corpus = data.obtain(config, tokenizer, prepared=None, local_dir=directory)
-    model = load_model(config, tokenizer, torch.device("cpu"))
+    # The attention that the model came with, so that ours is compared with something else.
+    model = load_model(dataclasses.replace(config, attention="mask"), tokenizer, torch.device("cpu"))
     losses = []
     for row in data.sample_indices(len(corpus.train), config.seed, 0, config.global_batch):
         batch = corpus.train.batch([row])

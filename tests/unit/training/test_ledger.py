@@ -36,6 +36,7 @@ def change(file, step, **fields):
 def test_whole_ledger_is_counted(tmp_path):
     assert ledger.verify(write(tmp_path)) == "25 samples in 7 steps: each of 10 rows 2 times and 5 of them once more"
     assert ledger.main([str(tmp_path)]) == 0
+    assert ledger.verify(write(tmp_path, samples=6)) == "6 samples in 2 steps: 6 of 10 rows, each once"
 
 
 def test_the_order_names_every_row_once_per_epoch():
