@@ -5,6 +5,7 @@ The tests of this file build on each other and run in their order.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 LAB = "cluster"
 NODES = ["node1", "node2", "node3"]
 ENVIRONMENT = {**os.environ, "MINOS_LAB": LAB, "ANSIBLE_NOCOLOR": "1"}
-JOBS = "/srv/minos/jobs"
+JOBS, LOCAL = "/srv/minos/jobs", "/var/lib/minos/jobs"
 
 
 def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -206,7 +207,7 @@ def test_check_mode_of_a_new_job_places_nothing():
 
 
 def workers(node: str) -> list[str]:
-    """Return the pids of the training processes of a node, without their agent."""
+    """Return the pids of the training processes of a node, without their agent and their own helpers."""
     listed = [line for line in on(node, "ps -eo pid,args").splitlines() if "-m training.finetune" in line]
     return [line.split()[0] for line in listed if "torch.distributed.run" not in line]
 
@@ -247,6 +248,28 @@ def test_the_three_nodes_learned_something(killed):
     assert on("node1", f"test -s {killed['plot']} && ls {killed['checkpoint']}").split()
 
 
+def test_data_are_prepared_on_the_head_and_every_node_has_its_own_copy(killed):
+    packed = json.loads(on("node1", f"cat {JOBS}/three/prepared.json"))["packed"]
+    prepared = on("node1", f"cd {JOBS}/three/{packed} && sha256sum *")
+    assert "manifest.json" in prepared
+    for node in NODES:
+        assert on(node, f"cd {LOCAL}/three/data/{packed} && sha256sum *") == prepared
+        raw = on(node, f"cd {LOCAL}/three/data && ls | grep jsonl$ || true").split()
+        assert len(raw) == (2 if node == "node1" else 0), "the raw data are the head's business"
+
+
+def test_checkpoints_are_written_to_a_disk_of_their_own_and_pushed(killed):
+    newest = Path(killed["checkpoint"])
+    assert newest.parent == Path(f"{JOBS}/three/checkpoints")
+    local = {node: on(node, f"find {LOCAL}/three -name {newest.name}") for node in NODES}
+    writers = [node for node, found in local.items() if found]
+    assert len(writers) == 1, "rank 0 writes, on its own node"
+    everything = "find . -type f -exec sha256sum {} + | sort"
+    pushed = on("node1", f"cd {newest} && {everything}")
+    assert "manifest.json" in pushed
+    assert on(writers[0], f"cd {local[writers[0]]} && {everything}") == pushed
+
+
 def test_a_finished_job_says_so_and_changes_nothing(killed):
     done = playbook("train.yml", "-e", "nnodes=3 job=three steps=90 save_every=10")
     assert "Job three is finished" in done.stdout
@@ -279,7 +302,8 @@ def test_a_stopped_job_goes_on_where_it_was(killed):
     step = int(re.search(r"Job stop is stopped at step (\d+) of 60", stopped.stdout)[1])
     assert 0 < step < 60
     assert [len(workers(node)) for node in NODES] == [0, 0, 0]
-    playbook("train.yml", "-e", "nnodes=3 job=stop steps=60 sample_tokens=0")
+    again = playbook("train.yml", "-e", "nnodes=3 job=stop steps=60 sample_tokens=0")
+    assert f"unchanged: {JOBS}/stop/packed-" in again.stdout
     assert (state("stop")["state"], state("stop")["step"]) == ("done", 60)
     assert f"(step {step}/60)" in on("node1", "journalctl --no-pager -o cat -u minos-train@stop | grep 'resumed from'")
 
@@ -296,17 +320,86 @@ def test_a_job_that_does_not_answer_is_stopped_all_the_same(killed):
     assert nameless.returncode != 0 and "write -e job=NAME" in nameless.stdout + nameless.stderr
 
 
-def test_a_job_that_cannot_work_fails_with_the_reason(killed):
-    done = playbook("train.yml", "-e", "nnodes=2 job=bad data_train=/srv/minos/nothing.txt data_heldout=", check=False)
+def test_a_node_that_is_told_to_leave_saves_first_and_is_waited_for(killed):
+    playbook("train.yml", "-e", "nnodes=3 job=leave steps=60 heldout_rows=6 sample_tokens=0 follow=false")
+    on("node2", "systemctl stop minos-train@leave")
+    left = state("leave")
+    assert left["state"] == "running", "the job goes on without being started again"
+    assert 0 < left["step"] < 60
+    on("node2", "systemctl start minos-train@leave")
+    playbook("train.yml", "-e", "nnodes=3 job=leave steps=60 heldout_rows=6 sample_tokens=0")
+    assert (state("leave")["state"], state("leave")["step"]) == ("done", 60)
+    journals = "".join(on(node, "journalctl --no-pager -o cat -u minos-train@leave") for node in NODES)
+    assert re.search(rf"resumed from .*\(step {left['step']}/60\)", journals)
+
+
+FAILING = {
+    "before the start": ("data_train=/srv/minos/nothing.txt data_heldout=", "/srv/minos/nothing.txt"),
+    "on the nodes": ("backend=nccl", "nccl"),
+}
+
+
+@pytest.mark.parametrize(("setting", "reason"), FAILING.values(), ids=FAILING)
+def test_a_job_that_cannot_work_fails_with_the_reason(setting, reason, killed):
+    done = playbook("train.yml", "-e", f"nnodes=2 job=bad {setting}", check=False)
     assert done.returncode != 0
     assert state("bad")["state"] == "failed"
-    assert "/srv/minos/nothing.txt" in state("bad")["reason"]
-    assert "/srv/minos/nothing.txt" in done.stdout + done.stderr
+    assert reason in state("bad")["reason"]
+    assert reason in done.stdout + done.stderr
+    on("node1", f"rm -r {JOBS}/bad")
+
+
+def test_hello_fits_a_curve_on_all_nodes_and_draws_it(killed):
+    playbook("train.yml", "-e", "nnodes=3 config=training/configs/hello.yaml")
+    assert (state("hello")["state"], state("hello")["world_size"]) == ("done", 3)
+    assert on("node1", f"head -c 4 {JOBS}/hello/plots/hello.png | tail -c 3") == "PNG"
+    assert on("node1", f"ls {JOBS}/hello | grep -c ^packed- || true") == "0", "it has no data to prepare"
+
+
+@pytest.fixture
+def gated_hub():
+    """A hub that only the head can reach; yields its address and the token that it wants."""
+    token = "hf_" + hashlib.sha256(os.urandom(16)).hexdigest()
+    files = [
+        ROOT / "tests/lab/gated_hub.py",
+        *(ROOT / "tests/unit/training" / n for n in ("hub.py", "tiny_tokenizer.py")),
+    ]
+    on("node1", "mkdir -p /tmp/hub")
+    for file in files:
+        on("node1", f"cat > /tmp/hub/{file.name} <<'END'\n{file.read_text()}\nEND")
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    unit, command = f"hub-{digest[:8]}", f"/opt/minos/env/bin/python /tmp/hub/gated_hub.py {digest}"
+    on("node1", f"systemd-run --quiet --collect --unit={unit} {command}")
+    for _ in range(120):
+        if found := re.search(r"^http://\S+", on("node1", f"journalctl --no-pager -o cat -u {unit}"), re.MULTILINE):
+            break
+        time.sleep(0.5)
+    yield found[0], token
+    on("node1", f"systemctl stop {unit}")
+
+
+def test_a_gated_model_is_fetched_once_and_its_token_is_nowhere(gated_hub, killed, monkeypatch):
+    url, token = gated_hub
+    settings = "nnodes=3 job=gated model=acme/tiny-gated steps=2 heldout_rows=6 sample_tokens=0"
+    command = ["train.yml", "-vvv", "-e", settings, "-e", json.dumps({"job_prepare_environment": {"HF_ENDPOINT": url}})]
+    without = playbook(*command, check=False)
+    assert without.returncode != 0
+    assert "model: acme/tiny-gated is gated" in state("gated")["reason"]
+    assert "huggingface_token" in without.stdout + without.stderr
+    monkeypatch.setitem(ENVIRONMENT, "HF_TOKEN", token)
+    done = playbook(*command)
+    assert (state("gated")["state"], state("gated")["world_size"]) == ("done", 3)
+    assert on("node1", "ls /srv/minos/models") == "acme--tiny-gated"
+    assert token not in done.stdout + done.stderr
+    for node in NODES:
+        search = f"grep -rlF --binary-files=text {token} / --exclude-dir=proc --exclude-dir=sys --exclude-dir=opt"
+        assert on(node, f"{search} 2>/dev/null || true") == ""
+        assert token not in on(node, "journalctl --no-pager --all --output=json")
 
 
 def test_the_verbs_answer(killed):
     status = playbook("playbooks/status.yml")
-    assert "three: done, step 90 of 90" in status.stdout and "bad: failed" in status.stdout
+    assert "three: done, step 90 of 90" in status.stdout and "stop: done, step 60 of 60" in status.stdout
     logs = playbook("playbooks/logs.yml", "-e", "job=three lines=200")
     assert all(f"node={node}" in logs.stdout for node in NODES)
 

@@ -2,14 +2,17 @@
 
 import uuid
 
+import pytest
+
 
 def test_shared_dir_is_the_heads(host, told, nodes):
     mark = f"{told.shared_path}/.minos-shared"
     assert host.file(mark).content == nodes[told.head].file(mark).content != b""
 
 
-def test_shared_dir_what_one_node_writes_every_other_reads(host, told, nodes):
-    text, path = str(uuid.uuid4()), f"{told.shared_path}/jobs/.check-{uuid.uuid4()}"
+@pytest.mark.parametrize("folder", ["jobs", "models"])
+def test_shared_dir_what_one_node_writes_every_other_reads(folder, host, told, nodes):
+    text, path = str(uuid.uuid4()), f"{told.shared_path}/{folder}/.check-{uuid.uuid4()}"
     try:
         host.check_output("runuser -u %s -- sh -c 'echo %s > %s'", told.user, text, path)
         for peer, other in nodes.items():

@@ -27,6 +27,13 @@ def test_a_progress_line_before_anything_is_known():
     assert follow.progress_line({"state": "running"}) == "step 0/?  ETA ?"
 
 
+def test_an_alarm_is_shown_while_it_lasts():
+    alarmed = STATE | {"alarm": "the disk of node1 is full"}
+    assert follow.progress_line(alarmed).endswith("  ALARM: the disk of node1 is full")
+    assert "alarm        the disk of node1 is full" in follow.summary("demo", alarmed, "/s")
+    assert "alarm" not in follow.progress_line(STATE | {"alarm": ""}).lower()
+
+
 def test_the_summary_of_a_finished_job():
     done = STATE | {
         "state": "done",
@@ -57,6 +64,8 @@ def test_the_summary_of_a_failed_job_names_who_failed():
         "reason": "loss is nan",
         "failed_node": "node2",
         "failed_rank": 0,
+        "last_lines": ["  File x", "ValueError: y"],
     }
     text = follow.summary("demo", failed, "/s")
     assert "loss is nan" in text and "node2, rank 0" in text
+    assert "    |   File x\n    | ValueError: y" in text

@@ -57,7 +57,10 @@ BAD = {
     "no config": ({"config": "nope.yaml"}, "no such file"),
     "unknown name": ({"stepz": "3"}, "-e stepz: nothing has this name; did you mean steps?"),
     "bad value": ({"steps": "many"}, "steps: 'many' is a str"),
-    "no data": ({"data_train": "nowhere.txt", "data_heldout": ""}, "data_train: there is no file"),
+    "no data": ({"data_train": "nowhere.txt", "data_heldout": ""}, "data_train: there is no file or directory"),
+    "no data in it": ({"data_train": "docs", "data_heldout": ""}, "data_train: there is no .jsonl,"),
+    "a model here": ({"model": "./my-model"}, "copy it to /srv/minos/models/my-model on the head and write model=/srv"),
+    "a directory here": ({"tokenizer": "docs"}, "tokenizer: docs is a path of this machine"),
     "job name": ({"job": "../evil"}, "job=../evil: write a name of small letters"),
 }
 
@@ -102,12 +105,39 @@ def test_the_plan_names_the_data_by_its_content(task_vars, text):
     assert plan(task_vars, config=text)["config_sha256"] != first["config_sha256"]
 
 
+def test_a_directory_of_data_is_named_by_what_is_in_it(task_vars, tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "deeper/c.jsonl", "README.md"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text(name)
+    given = {"data_train": str(tmp_path / "data"), "data_heldout": ""}
+    planned = plan(task_vars, **given)
+    place = Path(yaml.safe_load(planned["config"])["data_train"])
+    assert place.name.endswith("-data")
+    assert [Path(each["src"]).name for each in planned["data"]] == ["a.jsonl", "b.jsonl", "c.jsonl"]
+    assert planned["data"][2]["dest"] == str(place / "deeper/c.jsonl")
+    (tmp_path / "data/b.jsonl").rename(tmp_path / "data/d.jsonl")
+    assert plan(task_vars, **given)["config_sha256"] != planned["config_sha256"]
+
+
+@pytest.mark.parametrize("value", ["hub:Salesforce/wikitext", "/srv/minos/data/book.txt"])
+def test_what_the_head_finds_by_itself_is_not_copied(value, task_vars):
+    planned = plan(task_vars, data_train=value, data_heldout="", model="meta-llama/Llama-3.2-1B", tokenizer="/srv/t")
+    assert planned["data"] == []
+    assert yaml.safe_load(planned["config"])["data_train"] == value
+
+
+def test_the_plan_names_the_recipe(task_vars, text):
+    assert plan(task_vars, config=text)["recipe"] == "finetune"
+    planned = plan(task_vars, config="training/configs/hello.yaml")
+    assert (planned["recipe"], planned["job"], planned["data"]) == ("hello", "hello", [])
+
+
 def test_the_code_is_packed_the_same_way_every_time(task_vars, text):
     paths = {plan(task_vars, config=text)["code"]["archive"] for _ in range(2)}
     assert len(paths) == 1
     with tarfile.open(paths.pop()) as archive:
         names = archive.getnames()
-    assert "training/finetune.py" in names
+    assert {"training/finetune.py", "training/data/order.py", "training/models/fetch.py"} < set(names)
     assert all(name.endswith(".py") for name in names[:-1])
     assert names[-1] == "complete", "the mark of a whole archive comes last"
     assert (ROOT / "training/finetune.py").exists() and Path(names[0]).parts[0] == "training"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from paths import PLAYBOOKS, ROOT
 
-GROUPS = {"localhost", "head", "cluster", "job_nodes"}
+GROUPS = {"localhost", "head", "cluster", "job_nodes", "job_head"}
 EVERY = pytest.mark.parametrize("playbook", PLAYBOOKS, ids=lambda path: str(path.relative_to(ROOT)))
 
 

@@ -33,7 +33,7 @@ def eta(state: dict[str, Any]) -> str:
 
 
 def progress_line(state: dict[str, Any]) -> str:
-    """Return one line: step, loss, held-out loss where known, tokens/s, ETA."""
+    """Return one line: step, loss, held-out loss where known, tokens/s, ETA, and what needs somebody's hand."""
     parts = [f"step {state.get('step', 0)}/{state.get('steps', '?')}"]
     for key, text in (
         ("loss", "loss {:.4f}"),
@@ -42,7 +42,8 @@ def progress_line(state: dict[str, Any]) -> str:
     ):
         if state.get(key) is not None:
             parts.append(text.format(state[key]))
-    return "  ".join([*parts, f"ETA {eta(state)}"])
+    alarm = [f"ALARM: {state['alarm']}"] if state.get("alarm") else []
+    return "  ".join([*parts, f"ETA {eta(state)}", *alarm])
 
 
 def summary(job: str, state: dict[str, Any], shared: str) -> str:
@@ -53,6 +54,9 @@ def summary(job: str, state: dict[str, Any], shared: str) -> str:
     if state.get("failed_node"):
         rank = f", rank {state['failed_rank']}" if state.get("failed_rank") is not None else ""
         lines.append(f"  where        {state['failed_node']}{rank}")
+    lines += [f"    | {line}" for line in state.get("last_lines", [])]
+    if state.get("alarm"):
+        lines.append(f"  alarm        {state['alarm']}")
     if state.get("nodes"):
         lines.append(
             f"  nodes        {', '.join(state['nodes'])} ({state.get('world_size')} processes, {state.get('backend')})"
@@ -68,7 +72,8 @@ def summary(job: str, state: dict[str, Any], shared: str) -> str:
     for name in ("checkpoint", "model", "plot"):
         if state.get(name):
             lines.append(f"  {name:<12} {state[name]}")
-    lines.append(f"  metrics      {shared}/metrics, {shared}/tensorboard")
+    if state.get("tokens_per_s"):
+        lines.append(f"  metrics      {shared}/metrics, {shared}/tensorboard")
     lines.append(f"  logs         on each node: journalctl -u minos-train@{job}")
     if state.get("sample"):
         lines += ["  sample", *(f"    | {line}" for line in str(state["sample"]).rstrip().splitlines())]

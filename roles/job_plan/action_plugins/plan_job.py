@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
 from training import config  # noqa: E402  (found through the line above)
+from training.files import sha256_of  # noqa: E402
+from training.settings import DATA_FILES, HUB, Config  # noqa: E402
 
 # What `-e` takes besides the settings of the config and the variables of the inventory.
 OPTIONS = {"nnodes", "group", "config", "job", "follow", "nproc_per_node", "omp_num_threads", "lan_interface"}
@@ -64,27 +66,59 @@ def make_demo_data() -> None:
         raise ValueError(f"the demo data cannot be made: {made.stderr.strip()}")
 
 
-def data_files(settings: config.Config) -> dict[str, Path]:
-    """Map config keys to files of this machine that the nodes need a copy of.
+def check_models(settings: Config, shared: str) -> None:
+    """Refuse a model or tokenizer that lies on this machine only; ValueError says where to put it."""
+    for key in ("model", "tokenizer"):
+        value = getattr(settings, key)
+        if value in ("", "scratch", "bytes") or Path(value).is_absolute():
+            continue
+        if value.startswith((".", "~")) or (ROOT / value).exists():
+            there = f"{shared}/models/{Path(value).name}"
+            raise ValueError(
+                f"{key}: {value} is a path of this machine, which the nodes do not see; "
+                f"copy it to {there} on the head and write {key}={there}, or write a hub id"
+            )
 
-    A path that exists here is copied; an absolute one that does not is taken to exist on the nodes, for example in
-    the shared directory. Missing demo data is made.
+
+def data_sources(settings: Config) -> dict[str, Path]:
+    """Map config keys to files and directories of this machine that the head needs a copy of.
+
+    What exists here is copied; an absolute path that does not is taken to exist on the head, for example in the
+    shared directory; data sets of the hub are fetched there. Missing demo data is made.
     """
-    files = {}
+    sources = {}
     for key in ("data_train", "data_heldout"):
-        if not (value := getattr(settings, key)):
+        value = getattr(settings, key)
+        if not value or value.startswith(HUB):
             continue
         path = ROOT / value
         if path.parent == DEMO_DATA and not path.exists():
             make_demo_data()
-        if path.is_file():
-            files[key] = path
+        if path.exists():
+            sources[key] = path
         elif not Path(value).is_absolute():
             raise ValueError(
-                f"{key}: there is no file {path}; write a path relative to {ROOT}, "
-                "or an absolute one that exists on every node"
+                f"{key}: there is no file or directory {path}; write a path relative to {ROOT}, "
+                "an absolute one that exists on the head, or hub:NAME"
             )
-    return files
+    return sources
+
+
+def data_copies(key: str, source: Path, folder: Path) -> tuple[Path, list[dict[str, str]]]:
+    """Return where `source` lies in `folder` on the head, and the copies (src, dest) that put it there.
+
+    The name holds the content's hash, so that the config's hash covers the data and old data is never taken for new.
+    """
+    if source.is_file():
+        place = folder / f"{sha256_of(source)[:12]}-{source.name}"
+        return place, [{"src": str(source), "dest": str(place)}]
+    files = sorted(path for path in source.rglob("*") if path.suffix in DATA_FILES and path.is_file())
+    if not files:
+        raise ValueError(f"{key}: there is no {', '.join(DATA_FILES)} file in the directory {source}")
+    names = [str(path.relative_to(source)) for path in files]
+    listing = "".join(f"{sha256_of(path)} {name}\n" for path, name in zip(files, names, strict=True))
+    place = folder / f"{hashlib.sha256(listing.encode()).hexdigest()[:12]}-{source.name}"
+    return place, [{"src": str(path), "dest": str(place / name)} for path, name in zip(files, names, strict=True)]
 
 
 def code_archive() -> bytes:
@@ -105,7 +139,7 @@ def overrides(given: Mapping[str, Any]) -> list[str]:
 
     ValueError for a name that nobody reads: `-e stesp=50` would otherwise train on without a word.
     """
-    settings = {field.name for field in dataclasses.fields(config.Config)}
+    settings = {field.name for field in dataclasses.fields(Config)}
     files = [ROOT / "inventory/group_vars/all.yml", *ROOT.glob("roles/*/defaults/main.yml")]
     known = settings | OPTIONS | {name for file in files for name in yaml.safe_load(file.read_text())}
     for name in given:
@@ -129,12 +163,14 @@ def plan(arguments: Mapping[str, Any], given: Mapping[str, Any], task_vars: Mapp
     if not JOB_NAME.fullmatch(job):
         raise ValueError(f"job={job}: write a name of small letters, digits, '-', '_' and '.', such as demo-2")
     cluster = task_vars["hostvars"][nodes[0]]
+    check_models(settings, cluster["cluster_shared_path"])
     folder = Path(f"{cluster['cluster_state_path']}/jobs/{job}")
-    files = data_files(settings)
-    hashes = {key: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for key, path in files.items()}
-    # The name holds the content's hash, so that the config's hash covers the data and old data is never taken for new.
-    remote = {key: str(folder / "data" / f"{hashes[key]}-{path.name}") for key, path in files.items()}
-    final = dataclasses.replace(settings, **remote)
+    copies, places = [], {}
+    for key, source in data_sources(settings).items():
+        place, files = data_copies(key, source, folder / "data")
+        places[key] = str(place)
+        copies += files
+    final = dataclasses.replace(settings, **places)
     code = code_archive()
     code_hash = hashlib.sha256(code).hexdigest()[:12]
     archive = ROOT / "build" / f"code-{code_hash}.tar"
@@ -142,6 +178,7 @@ def plan(arguments: Mapping[str, Any], given: Mapping[str, Any], task_vars: Mapp
     archive.write_bytes(code)
     return {
         "job": job,
+        "recipe": final.recipe,
         "nodes": nodes,
         "run_id": f"{job}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}",
         "config": final.to_yaml(),
@@ -150,7 +187,7 @@ def plan(arguments: Mapping[str, Any], given: Mapping[str, Any], task_vars: Mapp
         "folder": str(folder),
         "shared": f"{cluster['cluster_shared_path']}/jobs/{job}",
         "code": {"archive": str(archive), "path": str(folder / f"code-{code_hash}")},
-        "data": [{"src": str(files[key]), "dest": remote[key]} for key in files],
+        "data": copies,
     }
 
 
