@@ -1,0 +1,1 @@
+"""How fast the training package is, beside what one would use instead; see README.md."""
