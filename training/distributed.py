@@ -4,13 +4,14 @@ share.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import math
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -106,6 +107,11 @@ def start(config: Config, must_agree: Mapping[str, str]) -> Place:
             # read addresses of the first and wait for ever. (On several, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
             # gives each attempt a store of its own; the restart count differs between machines there.)
             store = dist.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and _restarts_allowed():
+            raise SetupError(
+                "torchrun on several machines shares one store between restarts, and a restarted run would never come "
+                "back: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all of them, or --max-restarts=0"
+            )
     else:
         store, rank, world_size = dist.HashStore(), 0, 1
     store.set_timeout(timeout)
@@ -127,6 +133,10 @@ def start(config: Config, must_agree: Mapping[str, str]) -> Place:
     # One write for text and line end: all ranks say this at once, into one log.
     print(f"rank {rank}/{world_size} {where} pid={os.getpid()}\n", end="", flush=True)
     return place
+
+
+def _restarts_allowed() -> bool:
+    return os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
 
 
 def _require_agreement(everyone: list[dict[str, str]]) -> None:
@@ -176,9 +186,17 @@ class Patience:
             self.seconds = wanted
             _set_timeout(self.place, wanted)
 
-    def start_over(self) -> None:
-        """What comes next may take as long as a start."""
-        _set_timeout(self.place, max(self.start, self.seconds or 0))
+    def start_over(self, times: float = 1) -> None:
+        """What comes next may take as long as a start, or `times` as long."""
+        _set_timeout(self.place, times * max(self.start, self.seconds or 0))
+
+    @contextlib.contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Within, the ranks wait for each other as long as at the start."""
+        self.start_over()
+        yield
+        if self.seconds is not None:
+            _set_timeout(self.place, self.seconds)
 
 
 def _set_timeout(place: Place, seconds: float) -> None:

@@ -52,13 +52,18 @@ class Run:
         self.steps = math.ceil(self.samples / config.global_batch)
         self.progress = Progress(fingerprint=config.identity() | {"data": corpus.fingerprint})
         self.unsettled: list[StepResult] = []
+        self.saved = False
         fetched = folders.as_fetched(config)
         refuse_too_large(fetched, place.device, place.nodes.count(place.node))
         self.model = models.load_model(fetched, tokenizer, place.device)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(config, self.trained)
+        loss = models.SummedLoss(self.model, config)
+        # Frozen weights were read from the same files everywhere; DDP would send them all to everybody at each start.
+        frozen = [name for name, parameter in loss.named_parameters() if not parameter.requires_grad]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(loss, frozen)
         self.ddp = DistributedDataParallel(
-            models.SummedLoss(self.model, config),
+            loss,
             forward_sync_buffers=False,
             gradient_as_bucket_view=True,
             bucket_cap_mb=config.bucket_mb,
@@ -115,6 +120,8 @@ def resume(run: Run) -> None:
                 "put it back or use another job directory"
             )
     run.progress = progress
+    if not run.config.steps:  # with more epochs than before a batch that was the last, and not full, lies behind us
+        run.steps = progress.step + math.ceil((run.samples - progress.samples) / run.config.global_batch)
     if run.place.is_main:
         print(f"resumed from {restored.path} (step {progress.step}/{run.steps})", flush=True)
 
@@ -129,7 +136,7 @@ def warm_up(run: Run) -> None:
     with torch.random.fork_rng(devices=devices):
         for _ in range(2):
             run.ddp(*batch.inputs(run.place.device)).backward()
-    run.optimizer.zero_grad()
+    run.optimizer.zero_grad(set_to_none=False)  # new ones would lie beside DDP's buckets, which are as large
 
 
 def forward_backward(run: Run, first: int, last: int, counted: int) -> tuple[torch.Tensor, int]:
@@ -150,7 +157,9 @@ def forward_backward(run: Run, first: int, last: int, counted: int) -> tuple[tor
         is_last = len(losses) == len(mine) - 1
         with contextlib.nullcontext() if is_last else run.ddp.no_sync():
             loss = run.ddp(*batch.inputs(place.device))
-            (loss * (place.world_size / max(1, counted))).backward()
+            # A loss that is infinite can have a finite gradient; this makes it one that the optimizer skips.
+            finite = torch.where(torch.isfinite(loss.detach()), place.world_size / max(1, counted), math.nan)
+            (loss * finite).backward()
         losses.append(loss.detach())
         used += ledger.sum_of(samples, rows)
     return torch.stack(losses), used
@@ -174,14 +183,21 @@ def train_step(run: Run) -> tuple[bool, bool]:
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     run.optimizer.step()
-    run.optimizer.zero_grad()
+    run.optimizer.zero_grad(set_to_none=False)
     flags = torch.tensor([used, run.share.stop_requested, run.signal.received], dtype=torch.int64)
     used, stop, leave = distributed.sum_over_ranks(run.place, flags)
     if used % ledger.MODULUS != ledger.sum_of(range(first, last), rows):
         raise LedgerError(f"step {step} did not use exactly the samples {first} to {last}")
     progress.step, progress.samples = step, last
     progress.ledger_total = (progress.ledger_total + used) % ledger.MODULUS
-    run.ledger.step(step=step, first=first, last=last, sum=used % ledger.MODULUS, total=progress.ledger_total)
+    run.ledger.step(
+        step=step,
+        first=first,
+        last=last,
+        sum=used % ledger.MODULUS,
+        total=progress.ledger_total,
+        world_size=run.place.world_size,
+    )
     seen, seconds = int(corpus.lengths[rows].sum()), time.perf_counter() - began
     sizes = {"first": first, "last": last, "counted": counted, "seen": seen}
     run.unsettled.append(StepResult(step=step, losses=losses, norm=norm, lr=lr, seconds=seconds, **sizes))
@@ -198,11 +214,11 @@ def settle(run: Run) -> None:
     waited = (time.perf_counter() - began) / len(run.unsettled)
     for step, (losses, bad, norms, seconds) in zip(run.unsettled, table.permute(1, 2, 0), strict=True):
         for rank in (bad >= 0).nonzero().flatten().tolist():
-            samples = list(run.micro_batches(rank, step.first, step.last).values())[int(bad[rank])]
-            rows = run.rows(samples.start, samples.stop)
+            samples = list(run.micro_batches(rank, step.first, step.last).values())[int(bad[rank]) :][:1] or [range(0)]
+            rows = run.rows(samples[0].start, samples[0].stop)
             raise NonFiniteError("the loss", step.step, rank, place.nodes[rank], rows)
-        if not torch.isfinite(norms[0]):
-            raise NonFiniteError("the gradient", step.step, 0, place.nodes[0])
+        for rank in (~torch.isfinite(norms)).nonzero().flatten().tolist():  # all of them, or that of a bad card
+            raise NonFiniteError("the gradient", step.step, rank, place.nodes[rank])
         loss = float(losses.sum())
         run.meter.add(loss=loss, counted=step.counted, seen=step.seen, seconds=step.seconds + waited)
         run.patience.saw(float(seconds.max()) + waited)
@@ -215,24 +231,19 @@ def settle(run: Run) -> None:
 
 def measure_heldout(run: Run) -> None:
     """Take the held-out loss, on all ranks together."""
-    began, progress = time.perf_counter(), run.progress
-    progress.heldout_last = heldout_loss(run.ddp.module, run.corpus.heldout, run.config, run.place)
+    progress = run.progress
+    with run.patience.unhurried():  # on a slow GPU its part takes much longer than on a fast one
+        progress.heldout_last = heldout_loss(run.ddp.module, run.corpus.heldout, run.config, run.place)
     if progress.heldout_first is None:
         progress.heldout_first = progress.heldout_last
-    else:  # the first one is still under the long timeout of the start
-        run.patience.saw(time.perf_counter() - began)
     run.share.state(heldout_first=progress.heldout_first, heldout_last=progress.heldout_last)
     run.recorder.evaluation(step=progress.step, epoch=run.epoch, heldout_loss=progress.heldout_last)
 
 
 def report(run: Run, epoch: int) -> None:
     """The progress line, metrics and state since the last report."""
-    progress, last, figures, nodes = (
-        run.progress,
-        run.last_step,
-        run.meter.take(),
-        run.probe.of_all_nodes(run.last_step.seconds),
-    )
+    progress, last, figures = run.progress, run.last_step, run.meter.take()
+    nodes = run.probe.of_all_nodes(figures["seconds"])
     run.recorder.step(step=progress.step, epoch=epoch, lr=last.lr, grad_norm=float(last.norm), nodes=nodes, **figures)
     mean = progress.train_seconds / progress.step
     sums = {"train_seconds": progress.train_seconds, "mean_step_seconds": mean}
@@ -268,9 +279,11 @@ def train(run: Run) -> str:
             mean = progress.epoch_loss / max(1, progress.epoch_tokens)
             run.recorder.epoch(step=step, epoch=epoch, whole=epoch_ends, loss=mean, heldout_loss=progress.heldout_last)
             progress.epoch_loss = progress.epoch_tokens = 0.0
+        if ends:
+            run.patience.start_over()  # the others wait until rank 0 has written the last checkpoint
         if saves:
             extra = dataclasses.asdict(progress)
-            run.checkpoints.save(step, run.stateful, epoch=run.epoch, extra=extra, wait=ends)
+            run.saved = run.checkpoints.save(step, run.stateful, epoch=run.epoch, extra=extra, wait=ends)
         if ends and not last:
             recorded = run.place.is_main and run.share.look()
             return "stopped" if distributed.agree(run.place, recorded) else "leaving"
@@ -280,7 +293,7 @@ def train(run: Run) -> str:
 def finish(run: Run, outcome: str) -> None:
     """Rank 0 writes what the run leaves behind and, last, the outcome; the others wait for it."""
     config, progress, job = run.config, run.progress, run.folders.job
-    run.patience.start_over()  # an export of many GB takes its time
+    run.patience.start_over(2)  # rank 0 may wait for the shared directory, and export many GB
     run.probe.close()
     run.profiler.close()
     if not run.place.is_main:
@@ -299,6 +312,12 @@ def finish(run: Run, outcome: str) -> None:
             )
         if outcome == "leaving":
             facts["reason"] = f"left at step {progress.step} after a signal; goes on at the next start"
+        if outcome != "done" and not run.saved:
+            lost = (
+                f"step {progress.step} could not be saved: it goes on from {run.checkpoints.newest or 'an older one'}"
+            )
+            facts["reason"] = lost
+            print(lost, flush=True)
         if arrived or outcome != "leaving":
             run.state.progress(state="running" if outcome == "leaving" else outcome, step=progress.step, **facts)
         print(f"{outcome} at step {progress.step}/{run.steps}: {job}", flush=True)

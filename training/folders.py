@@ -59,8 +59,11 @@ class Folders:
         """Copy a record of a rank that has no courier into the job's directory."""
         if self.local and record.exists():
             target = self.job / record.relative_to(self.records)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(record, target)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(record, target)
+            except OSError as error:
+                print(f"{record} stays here: {error}", flush=True)
 
     def _prepared(self, key: str) -> str | None:
         file = self.prepared / PREPARED

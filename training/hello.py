@@ -48,7 +48,7 @@ def recipe(config: Config, folders: Folders) -> str:
         print(f"begins at step {step}/{config.steps}", flush=True)
         state.begin(**lifecycle.begun(folders.job, config, place), step=step, steps=config.steps)
     ddp = DistributedDataParallel(model)
-    share.watch()
+    share.look()  # a stop that was recorded before this start ends it after its first step
     signal.listen()
     while step < config.steps and outcome == "done":
         began, step = time.perf_counter(), step + 1
@@ -64,7 +64,9 @@ def recipe(config: Config, folders: Folders) -> str:
         losses.append(loss)
         patience.saw(time.perf_counter() - began)
         if (stop or leave) and step < config.steps:
-            outcome = "stopped" if stop else "leaving"
+            patience.start_over()  # the others wait until rank 0 has written the last checkpoint
+            recorded = distributed.agree(place, place.is_main and share.look())
+            outcome = "stopped" if recorded else "leaving"
         if step % config.log_every == 0 and place.is_main:
             print(f"step {step}/{config.steps} loss {loss:.4f}", flush=True)
             share.state(step=step, loss=loss)

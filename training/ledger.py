@@ -44,32 +44,44 @@ class Ledger:
     """Rank 0's file; on other ranks (`active=False`) nothing is written. Lines wait in memory until `flush`."""
 
     def __init__(self, directory: Path, *, rows: int, seed: int, active: bool, resumed_at: int):
-        self.file, self.active, self.waiting = directory / FILE, active, []
+        self.file, self.active, self.torn = directory / FILE, active, False
+        self.waiting: list[str] = []
         if active:
             kept = [line for line in read(self.file)[1:] if line["step"] <= resumed_at]
-            lines = [{"rows": rows, "seed": seed}, *kept]
-            write_atomically(self.file, "".join(json.dumps(line) + "\n" for line in lines))
+            lines = [json.dumps(line) + "\n" for line in ({"rows": rows, "seed": seed}, *kept)]
+            try:
+                write_atomically(self.file, "".join(lines))
+            except OSError:
+                self.waiting = lines if not self.file.exists() else []
 
     def step(self, **line: int) -> None:
         if self.active:
             self.waiting.append(json.dumps(line) + "\n")
 
     def flush(self) -> None:
-        if self.waiting:
+        """Write what waits; on a disk that is full it goes on waiting, after one line that says so."""
+        if not self.waiting:
+            return
+        try:
             with self.file.open("a", encoding="utf-8") as stream:
-                stream.write("".join(self.waiting))
-            self.waiting = []
+                # Behind a line that a full disk has cut in half.
+                stream.write("\n" * self.torn + "".join(self.waiting))
+            self.waiting, self.torn = [], False
+        except OSError as error:
+            if not self.torn:
+                print(f"alarm: {self.file} cannot be written ({error}); training goes on", flush=True)
+            self.torn = True
 
 
 def read(file: Path) -> list[dict[str, int]]:
-    """The lines of a ledger; one that a crash cut in half ends them."""
+    """The lines of a ledger but those that a crash or a full disk cut in half."""
     lines = []
     if file.exists():
         for line in file.read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(line))
             except json.JSONDecodeError:
-                break
+                continue
     return lines
 
 

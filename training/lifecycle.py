@@ -68,8 +68,9 @@ def run_recipe(module: str, purpose: str, recipe: Callable[[Config, Folders], st
     folders = Folders(job=options.job_dir, local=options.local_dir, prepared=options.prepared)
     state, outcome = JobState(folders.job), ""
     with failures_recorded(state):
-        if not ended_already(state):
-            outcome = recipe(configuration.load(options.config, options.overrides), folders)
+        config = configuration.load(options.config, options.overrides)
+        if not ended_already(state, config):
+            outcome = recipe(config, folders)
             distributed.end()
     if outcome == "leaving":
         sys.exit(LEAVING)
@@ -109,16 +110,20 @@ def run_id() -> str:
     return os.environ.get("MINOS_RUN_ID") or ("" if by_hand == "none" else by_hand)
 
 
-def ended_already(state: JobState) -> bool:
+def ended_already(state: JobState, config: Config) -> bool:
     """Whether nothing is left to do, with a line that says why.
 
     That is so when this very start has ended (torchrun restarts workers whatever their reason to go), and
-    when a run started by hand is done. A start by hand after `stopped` or `failed` goes on.
+    when a run started by hand is done with this config. A start by hand after `stopped` or `failed` goes on, and so
+    does one with more steps or epochs than before.
     """
-    before = state.read()
+    before, by_hand = state.read(), "MINOS_RUN_ID" not in os.environ
     ended_in = before.get("state")
-    same_start = run_id() != "" and before.get("run_id") == run_id()
-    if ended_in in ENDED and (same_start or (ended_in == "done" and "MINOS_RUN_ID" not in os.environ)):
+    # By hand an id may be given that is the same each time; only a restarted worker belongs to the start that ended.
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    same_start = run_id() != "" and before.get("run_id") == run_id() and (restarted or not by_hand)
+    same_end = ended_in == "done" and by_hand and before.get("config_sha256") == config.sha256()
+    if ended_in in ENDED and (same_start or same_end):
         done = f"{ended_in} at step {before.get('step', 0)}/{before.get('steps', '?')}"
         print(f"nothing to do: {state.file} says {done}; another --job-dir trains anew", flush=True)
         return True

@@ -36,8 +36,11 @@ def leave_results(
     }
     models.export(model, tokenizer, job / "model", card)
     length = config.sample_tokens
-    sample = models.generate(model, tokenizer, heldout.prompt(0), length) if length else ""
-    write_atomically(job / "sample.txt", sample + "\n")
+    try:
+        sample = models.generate(model, tokenizer, heldout.prompt(0), length) if length else ""
+        write_atomically(job / "sample.txt", sample + "\n")
+    except (RuntimeError, OSError) as error:  # out of memory, say: the model is trained and exported all the same
+        sample = f"(none: {error})"
     mean = progress.train_seconds / progress.step
     print(f"total {progress.train_seconds:.1f} s in {progress.step} steps, mean step {mean:.4f} s")
     print(f"held-out loss {progress.heldout_first:.4f} -> {progress.heldout_last:.4f}")

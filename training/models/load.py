@@ -133,7 +133,7 @@ def _base_dtype(config: Config) -> torch.dtype:
 
 def _kind(config: Config, device: torch.device) -> dict[str, object]:
     """How `from_pretrained` shall make the weights: their kind of numbers and where."""
-    kind: dict[str, object] = {"dtype": _base_dtype(config)}
+    kind: dict[str, object] = {"dtype": _base_dtype(config), "use_safetensors": True}
     if device.type == "cuda":
         kind["device_map"] = {"": device}  # read straight onto the GPU; "auto" would spread it over all GPUs
     if config.tuning == "qlora":

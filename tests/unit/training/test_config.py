@@ -116,7 +116,7 @@ def test_a_token_is_refused_wherever_it_stands_and_never_shown(tmp_path, capsys)
         "data_train: hub:Salesforce/wikitext\ndata_hub_config: wikitext-2-raw-v1\ndata_split_heldout: test\n",
         "data_train: a.jsonl\nprompt_template: '{instruction} {{ item }} {input}'\n",
         "data_train: a.jsonl\ntuning: qlora\nlora_rank: 8\n",
-        "recipe: hello\n",
+        "recipe: hello\nsteps: 5\n",
     ],
 )
 def test_what_is_allowed(text, tmp_path):
@@ -205,7 +205,7 @@ def test_what_a_later_start_may_change_is_no_part_of_the_identity():
     assert names - settings.MAY_CHANGE == set(Config(data_train="a.jsonl").identity())
     before, after = Config(data_train="a.jsonl"), Config(data_train="b.jsonl", lr=0.5, keep=9, attention="mask")
     assert before.identity() == after.identity()
-    for changed in ({"seed": 2}, {"global_batch": 64}, {"packing": False}, {"tuning": "lora"}, {"recipe": "hello"}):
+    for changed in ({"seed": 2}, {"global_batch": 64}, {"packing": False}, {"tuning": "lora"}):
         assert before.identity() != dataclasses.replace(before, **changed).identity()
 
 

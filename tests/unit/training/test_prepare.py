@@ -117,7 +117,7 @@ def test_a_failed_download_is_one_line_and_status_2(file, tmp_path, capsys, monk
 
 
 def test_hello_needs_nothing(file, tmp_path, capsys):
-    file.write_text("recipe: hello\n")
+    file.write_text("recipe: hello\nsteps: 5\n")
     assert prepare.main(["--config", str(file), "--output", str(tmp_path / "job")]) == 0
     assert capsys.readouterr().out == "unchanged: recipe hello needs no data\n"
     assert not (tmp_path / "job").exists()
