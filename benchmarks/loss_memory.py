@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,16 @@ LOSSES = ("ours", "plain")
 WEIGHTS = ("trained", "frozen")
 
 
+def resident(field: str) -> int:
+    """Bytes of `field` of this process: VmRSS now, VmHWM at most.
+
+    Not getrusage's ru_maxrss: it outlives exec, so a child starts with the peak of whoever started it.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
 class Memory:
     """Bytes that this process uses now and used at most."""
 
@@ -39,16 +48,10 @@ class Memory:
         self.on_gpu = device.type == "cuda"
 
     def now(self) -> int:
-        if self.on_gpu:
-            return torch.cuda.memory_allocated()
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        resident = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
-        return int(resident.split()[1]) * 1024
+        return torch.cuda.memory_allocated() if self.on_gpu else resident("VmRSS")
 
     def peak(self) -> int:
-        if self.on_gpu:
-            return torch.cuda.max_memory_allocated()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return torch.cuda.max_memory_allocated() if self.on_gpu else resident("VmHWM")
 
 
 def build(options: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
