@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from training.config import Config
 from training.errors import UserError
@@ -148,6 +150,18 @@ def _require_agreement(everyone: list[dict[str, str]]) -> None:
                     f"rank {rank} on {other['node']} has {key} {other[key]}, rank 0 on {first['node']} has "
                     f"{first[key]}; make them equal on all nodes"
                 )
+
+
+def data_parallel(module: nn.Module, config: Config) -> DistributedDataParallel:
+    """`module` whose gradients are averaged over the ranks; its weights become rank 0's, except the frozen ones.
+
+    Those were read from the same files everywhere; DDP would send them all to everybody at each start.
+    """
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, frozen)
+    return DistributedDataParallel(
+        module, forward_sync_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=config.bucket_mb
+    )
 
 
 def sum_over_ranks(place: Place, values: torch.Tensor) -> list[float]:

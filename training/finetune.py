@@ -21,10 +21,9 @@ import time
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
-from torch.nn.parallel import DistributedDataParallel
 
 from training import data, distributed, ledger, lifecycle, models
-from training.checkpoints import CheckpointError, Checkpoints, Share
+from training.checkpoints import Checkpoints, Share
 from training.config import Config
 from training.data.order import key_of, micro_batches_of, sample_indices
 from training.distributed import Patience, Place
@@ -50,24 +49,16 @@ class Run:
         rows = len(corpus.train)
         self.samples = config.steps * config.global_batch if config.steps else config.epochs * rows
         self.steps = math.ceil(self.samples / config.global_batch)
-        self.progress = Progress(fingerprint=config.identity() | {"data": corpus.fingerprint})
+        fetched = folders.as_fetched(config)
+        made_of = {"weights": models.identity_of(fetched.model), "data": corpus.fingerprint}
+        self.progress = Progress(fingerprint=config.identity() | made_of)
         self.unsettled: list[StepResult] = []
         self.saved = False
-        fetched = folders.as_fetched(config)
         refuse_too_large(fetched, place.device, place.nodes.count(place.node))
         self.model = models.load_model(fetched, tokenizer, place.device)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(config, self.trained)
-        loss = models.SummedLoss(self.model, config)
-        # Frozen weights were read from the same files everywhere; DDP would send them all to everybody at each start.
-        frozen = [name for name, parameter in loss.named_parameters() if not parameter.requires_grad]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(loss, frozen)
-        self.ddp = DistributedDataParallel(
-            loss,
-            forward_sync_buffers=False,
-            gradient_as_bucket_view=True,
-            bucket_cap_mb=config.bucket_mb,
-        )
+        self.ddp = distributed.data_parallel(models.SummedLoss(self.model, config), config)
         self.signal, self.patience, self.meter = Signal(), Patience(place, config), Meter()
         self.state = JobState(folders.job)
         self.share = Share(folders.job, folders.local, active=place.is_main)
@@ -112,13 +103,7 @@ def resume(run: Run) -> None:
     if restored is None:
         return
     progress = Progress(**restored.extra)
-    for key, value in run.progress.fingerprint.items():
-        before = progress.fingerprint.get(key)
-        if before != value:
-            raise CheckpointError(
-                f"{run.folders.checkpoints}: was made with {key} {before!r}, now it is {value!r}; "
-                "put it back or use another job directory"
-            )
+    run.progress.require_same_run(progress, run.folders.checkpoints)
     run.progress = progress
     if not run.config.steps:  # with more epochs than before a batch that was the last, and not full, lies behind us
         run.steps = progress.step + math.ceil((run.samples - progress.samples) / run.config.global_batch)
@@ -353,9 +338,10 @@ def run_to_end(run: Run) -> str:
 def recipe(config: Config, folders: Folders) -> str:
     """All of it, in one process of the run."""
     # Before the process group: nobody waits for this with a clock running.
-    tokenizer = models.load_tokenizer(folders.as_fetched(config))
+    fetched = folders.as_fetched(config)
+    tokenizer, weights = models.load_tokenizer(fetched), models.identity_of(fetched.model)
     corpus = data.obtain(config, tokenizer, prepared=folders.packed(), local_dir=folders.data)
-    place = distributed.start(config, {"config": config.sha256(), "data": corpus.fingerprint})
+    place = distributed.start(config, {"config": config.sha256(), "model": weights, "data": corpus.fingerprint})
     return run_to_end(Run(config, folders, place, corpus, tokenizer))
 
 

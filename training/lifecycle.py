@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,6 +112,13 @@ def run_id() -> str:
     return os.environ.get("MINOS_RUN_ID") or ("" if by_hand == "none" else by_hand)
 
 
+def process_began() -> datetime.datetime:
+    """When this process was started: its birth, in ticks after the machine's."""
+    ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=age)
+
+
 def ended_already(state: JobState, config: Config) -> bool:
     """Whether nothing is left to do, with a line that says why.
 
@@ -149,7 +158,7 @@ def failures_recorded(state: JobState) -> Iterator[None]:
         reason = str(error) if ours or isinstance(error, NonFiniteError) else f"{type(error).__name__}: {error}"
         try:
             lines = [] if ours else traceback.format_exc().strip().splitlines()[-LAST_LINES:]
-            state.fail(reason, node, rank, run_id(), lines)
+            state.fail(reason, node, rank, run_id(), lines, process_began())
         except (OSError, StateError) as problem:
             print(f"the failure cannot be recorded: {problem}", file=sys.stderr, flush=True)
         if not ours:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import torch
+
+from training.checkpoints import CheckpointError
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -20,6 +23,15 @@ class Progress:
     heldout_first: float | None = None
     heldout_last: float | None = None
     fingerprint: dict[str, object] = dataclasses.field(default_factory=dict)
+
+    def require_same_run(self, before: Progress, checkpoints: Path) -> None:
+        """Errors: CheckpointError when the run that has come as far as `before` had other settings or data."""
+        for key, value in self.fingerprint.items():
+            if before.fingerprint.get(key) != value:
+                raise CheckpointError(
+                    f"{checkpoints}: was made with {key} {before.fingerprint.get(key)!r}, now it is {value!r}; "
+                    "put it back or use another job directory"
+                )
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

@@ -34,7 +34,8 @@ def leave_results(
         "training time (s)": round(progress.train_seconds, 1),
         "nodes": ", ".join(dict.fromkeys(nodes)),
     }
-    models.export(model, tokenizer, job / "model", card)
+    # The name in the config: a copy that was fetched for the cluster is found nowhere else.
+    models.export(model, tokenizer, job / "model", card, "" if config.model == "scratch" else config.model)
     length = config.sample_tokens
     try:
         sample = models.generate(model, tokenizer, heldout.prompt(0), length) if length else ""

@@ -23,7 +23,7 @@ import datetime
 import fcntl
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from training.errors import UserError
@@ -76,17 +76,25 @@ class JobState:
             return True
 
     def fail(
-        self, reason: str, node: str, rank: int | None = None, run_id: str = "", last_lines: Sequence[str] = ()
+        self,
+        reason: str,
+        node: str,
+        rank: int | None = None,
+        run_id: str = "",
+        last_lines: Sequence[str] = (),
+        began: datetime.datetime | None = None,
     ) -> bool:
         """Record a failure, with the last lines that the rank said; the first one wins. Returns whether this was it.
 
-        How an earlier start (another `run_id`) ended does not count: this start has begun since.
+        How an earlier start ended does not count: one with another `run_id`, or, where starts have none, that ended
+        before this process `began`.
         """
         fields = {"failed_rank": rank, "run_id": run_id or None, "failed_node": node, "reason": reason}
         fields["last_lines"] = list(last_lines) or None
         with self._locked():
             content = self.read()
-            if content.get("state") in ENDED and (not run_id or content.get("run_id") == run_id):
+            earlier = content.get("run_id") != run_id if run_id else bool(began) and _ended_before(content, began)
+            if content.get("state") in ENDED and not earlier:
                 return False
             content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}
             known = {key: value for key, value in fields.items() if value is not None}
@@ -105,6 +113,13 @@ class JobState:
         with self.file.with_name(".state.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _ended_before(content: Mapping[str, object], moment: datetime.datetime) -> bool:
+    try:
+        return datetime.datetime.fromisoformat(str(content["updated"])) < moment
+    except (KeyError, ValueError, TypeError):  # somebody else's words, or a time without its zone
+        return False
 
 
 def _may_run(state: JobState) -> int:

@@ -8,8 +8,10 @@ that torch.load(weights_only=True) reads).
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -100,17 +102,38 @@ def header_of(tensors: Mapping[str, torch.Tensor]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def tensors_in(content: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Copies of the tensors of a safetensors file whose bytes are `content` (uint8).
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class Stored:
+    """Where a safetensors file keeps a tensor: its first byte `at`, counted from the beginning of the file."""
 
-    safetensors itself would need the bytes in a file; these may have come over the network.
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    at: int
+
+
+def stored_in(file: Path) -> dict[str, Stored]:
+    """Name -> place of all tensors of a safetensors file.
+
+    safetensors itself gives tensors, not their places; a rank without the file has only bytes from the network.
     """
-    length = int.from_bytes(content[:8].numpy().tobytes(), "little")
-    header, body = json.loads(content[8 : 8 + length].numpy().tobytes()), content[8 + length :]
-    tensors = {}
-    for name, told in header.items():
-        tensors[name] = view(body, DTYPES[told["dtype"]], told["shape"], told["data_offsets"][0]).clone()
-    return tensors
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    return {
+        name: Stored(dtype=DTYPES[told["dtype"]], shape=tuple(told["shape"]), at=8 + length + told["data_offsets"][0])
+        for name, told in header.items()
+    }
+
+
+def read_into(content: torch.Tensor, stream: io.RawIOBase, at: int) -> None:
+    """Fill `content` (uint8) with what follows byte `at`. Errors: OSError where the file ends before."""
+    memory = memoryview(content.numpy())
+    stream.seek(at)
+    while memory:
+        count = stream.readinto(memory[: 1 << 30])  # Linux gives 2 GB at most
+        if not count:
+            raise OSError(f"it ends {len(memory)} bytes too early")
+        memory = memory[count:]
 
 
 def view(memory: torch.Tensor, dtype: torch.dtype, shape: list[int], offset: int) -> torch.Tensor:

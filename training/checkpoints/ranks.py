@@ -30,16 +30,14 @@ def tell(value: object, source: int) -> object:
     return box[0]
 
 
-def tell_bytes(content: torch.Tensor | None, size: int, source: int) -> torch.Tensor:
-    """The `size` bytes (uint8, in the host's memory) of rank `source` on every rank, sent in pieces."""
+def tell_bytes(content: torch.Tensor, source: int) -> None:
+    """Fill `content` (uint8, in the host's memory, as long everywhere) with that of rank `source`, in pieces."""
     if not dist.is_initialized():
-        return content
+        return
     gloo = "gloo" in str(dist.get_backend_config())
     device = torch.device("cpu") if gloo else torch.device("cuda", torch.cuda.current_device())
-    content = torch.empty(size, dtype=torch.uint8) if content is None else content
     for piece in content.split(PIECE):
         shared = piece.to(device)
         dist.broadcast(shared, src=source)
         if shared is not piece and rank() != source:
             piece.copy_(shared)
-    return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -10,11 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-import numpy
 import torch
 
 from training.checkpoints import ranks
-from training.checkpoints.layout import tensors_in, unflatten
+from training.checkpoints.layout import Stored, read_into, stored_in, unflatten
 from training.errors import UserError
 from training.storage.steps import PROGRESS, TREES, Steps, step_of
 
@@ -99,22 +99,33 @@ class Restoring:
                 "path": str(path),
                 "progress": json.loads((path / PROGRESS).read_text(encoding="utf-8")),
                 "trees": (path / TREES).read_bytes(),
-                "sizes": {file.stem: file.stat().st_size for file in path.glob("*.safetensors")},
+                "stored": {file.stem: stored_in(file) for file in path.glob("*.safetensors")},
             }
         except (OSError, ValueError) as error:
             return {"path": str(path), "problem": str(error)}
 
     def _load(self, name: str, stateful: Stateful, path: Path, offer: Mapping, source: int) -> None:
         """Read the state of one stateful on rank `source`, send it to all, and load it."""
-        if name not in offer["sizes"]:
-            raise CheckpointError(f"{path}: has no {name!r}, only {', '.join(offer['sizes'])}; use another directory")
-        content = None
-        if ranks.rank() == source:
-            content = torch.from_numpy(numpy.fromfile(path / f"{name}.safetensors", dtype=numpy.uint8))
-        content = ranks.tell_bytes(content, offer["sizes"][name], source)
+        if name not in offer["stored"]:
+            raise CheckpointError(f"{path}: has no {name!r}, only {', '.join(offer['stored'])}; use another directory")
+        file = path / f"{name}.safetensors"
+        tensors = self._tensors(file, offer["stored"][name], source)
         tree = torch.load(io.BytesIO(offer["trees"]), map_location="cpu", weights_only=True)[name]
         try:
-            stateful.load_state_dict(unflatten(tree, tensors_in(content)))
+            stateful.load_state_dict(unflatten(tree, tensors))
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{path}: {name} does not fit ({reason}); use another directory") from error
+
+    def _tensors(self, file: Path, places: Mapping[str, Stored], source: int) -> dict[str, torch.Tensor]:
+        """The tensors of `file` on rank `source`, sent to all: each in memory of its own, the whole file nowhere."""
+        tensors = {}
+        with file.open("rb", buffering=0) if ranks.rank() == source else contextlib.nullcontext() as stream:
+            for name, stored in places.items():
+                tensors[name] = torch.empty(stored.shape, dtype=stored.dtype)
+                content = tensors[name].reshape(-1).view(torch.uint8)
+                if stream:
+                    read_into(content, stream, stored.at)
+                if len(content):
+                    ranks.tell_bytes(content, source)
+        return tensors

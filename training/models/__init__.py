@@ -3,6 +3,7 @@
 from training.models.adapters import Trained
 from training.models.errors import ModelError
 from training.models.export import export
+from training.models.identity import identity_of
 from training.models.load import load_model, load_tokenizer, padding_token
 from training.models.loss import SummedLoss
 from training.models.sample import generate
@@ -13,6 +14,7 @@ __all__ = [
     "Trained",
     "export",
     "generate",
+    "identity_of",
     "load_model",
     "load_tokenizer",
     "padding_token",

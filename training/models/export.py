@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from training.files import fsync_file, hidden_path, publish
 from training.models.adapters import causal_model, has_adapters
@@ -42,12 +43,13 @@ model = AutoModelForCausalLM.from_pretrained("{directory}", quantization_config=
 """
 
 
-def export(model: nn.Module, tokenizer, directory: Path, card: Mapping[str, object]) -> None:
+def export(model: nn.Module, tokenizer, directory: Path, card: Mapping[str, object], base: str = "") -> None:
     """Write the model, or its adapters, with the tokenizer and a model card; a former export is replaced whole.
 
-    `card` has the facts of the training, such as {"held-out loss": 1.23}; its order is the card's. Adapters name
-    their base by its hub id or absolute directory; a base that exists nowhere else, made from scratch, is put
-    beside them, into directory/base.
+    `card` has the facts of the training, such as {"held-out loss": 1.23}; its order is the card's. `base` is the hub
+    id or directory that the model is known by elsewhere, if it was read from a copy of that. Adapters name it, or
+    where they were read from; a base that exists nowhere else, made from scratch, is put beside them, into
+    directory/base.
     """
     directory, causal = directory.absolute(), causal_model(model)
     try:
@@ -57,7 +59,11 @@ def export(model: nn.Module, tokenizer, directory: Path, card: Mapping[str, obje
     temporary = hidden_path(directory, "writing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    base = _write_adapters(model, temporary, directory) if has_adapters(model) else _write(model, temporary)
+    base = base or causal.config.name_or_path
+    if has_adapters(model):
+        base = _write_adapters(model, temporary, directory, base)
+    else:
+        model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     (temporary / "README.md").write_text(_card(model, directory, base, card), encoding="utf-8")
     for path in temporary.rglob("*"):
@@ -69,23 +75,18 @@ def export(model: nn.Module, tokenizer, directory: Path, card: Mapping[str, obje
     publish(temporary, directory)
 
 
-def _write(model: PreTrainedModel, directory: Path) -> str:
-    """Save a whole model; returns what it was made from, empty for scratch."""
-    base = model.config.name_or_path
-    model.save_pretrained(directory)
-    return base
-
-
-def _write_adapters(model: nn.Module, directory: Path, final: Path) -> str:
-    """Save the adapters, and a base from scratch beside them; returns where `final` finds the base."""
-    base = causal_model(model).config.name_or_path
+def _write_adapters(model: nn.Module, directory: Path, final: Path, base: str) -> str:
+    """Save the adapters, and a base from scratch (no name) beside them; returns where `final` finds the base."""
     if base == "":
         copy.deepcopy(model).unload().save_pretrained(directory / "base")  # unload would take ours apart
         base = str(final / "base")
     elif Path(base).is_dir():
         base = str(Path(base).absolute())
-    model.peft_config["default"].base_model_name_or_path = base
     model.save_pretrained(directory)
+    # Only in the file: peft would ask the hub about a base that is called by its id there.
+    file = directory / "adapter_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return base
 
 

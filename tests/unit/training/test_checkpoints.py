@@ -139,6 +139,18 @@ def test_an_optimizer_goes_on_with_the_same_bits(tmp_path):
     assert torch.equal(model.weight, again.weight)
 
 
+def test_every_tensor_has_memory_of_its_own(tmp_path):
+    """Otherwise one moment of an optimizer would keep the bytes of the whole file."""
+    state = {"a": torch.ones(5), "empty": torch.ones(0, 3), "one": torch.tensor(2.0), "half": torch.ones(3).half()}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.save(1, {"model": Held(**state)}, wait=True)
+    held = Held()
+    Checkpoints(tmp_path).restore({"model": held})
+    for name, tensor in held.state.items():
+        assert torch.equal(tensor, state[name])
+        assert tensor.untyped_storage().nbytes() == state[name].numel() * state[name].element_size()
+
+
 def test_the_state_is_that_of_the_moment_of_the_call(tmp_path):
     weight = torch.ones(200_000)
     with Checkpoints(tmp_path) as checkpoints:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from training import distributed
 from training.config import Config
-from training.distributed import Patience, Place
+from training.distributed import Patience, Place, SetupError
 
 CONFIG = Config(data_train="a.txt", timeout_start=900)
 
@@ -46,6 +46,39 @@ def test_patience_follows_the_slowest_step(settings, seconds, expected, place):
     assert timeout() == timedelta(seconds=expected)
     patience.start_over()
     assert timeout() == timedelta(seconds=900)
+
+
+def test_an_evaluation_may_take_as_long_as_a_start_and_then_steps_are_watched_again(place):
+    patience = Patience(place, CONFIG)
+    with patience.unhurried():  # before the first step
+        assert timeout() == timedelta(seconds=900)
+    assert timeout() == timedelta(seconds=900)
+    patience.saw(20.0)
+    with patience.unhurried():
+        assert timeout() == timedelta(seconds=900)
+    assert timeout() == timedelta(seconds=100)
+    patience.saw(400.0)
+    with patience.unhurried():  # never shorter than what the steps have
+        assert timeout() == timedelta(seconds=2000)
+
+
+def test_torchrun_on_several_machines_needs_a_store_for_each_attempt(monkeypatch):
+    """Two machines of one process each, restarts allowed, torchrun's default of one store for all attempts."""
+    store = dist.HashStore()
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    launched = {"RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in (launched | {"TORCHELASTIC_MAX_RESTARTS": "3"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SetupError, match=r"set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all of them"):
+        distributed.start(CONFIG, {})
+    assert not dist.is_initialized()
+
+
+def test_frozen_weights_are_not_sent_and_the_others_are(place):
+    layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    layers[0].requires_grad_(False)
+    ddp = distributed.data_parallel(layers, CONFIG)
+    assert ddp.parameters_to_ignore == {"0.weight", "0.bias"}
 
 
 def test_alone_the_exchanges_give_back_what_they_got(place):

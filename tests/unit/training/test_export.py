@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -66,6 +67,21 @@ def test_card(tmp_path):
     assert f'AutoModelForCausalLM.from_pretrained("{tmp_path}/job/model")' in text
     assert "| held-out loss at the end | 1.235 |\n| data | a\\|b c |" in text
     assert "The base was held in 4 bits" in text
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_model_of_the_hub_is_named_as_it_is_there_and_not_after_the_copy(tuning, tmp_path):
+    settings = config(model=str(save("llama", tmp_path / "models/org--name")), tuning=tuning)
+    export(load(settings), load_tokenizer(settings), tmp_path / "job/model", CARD, "org/name")
+    text = (tmp_path / "job/model/README.md").read_text()
+    assert "\nbase_model: org/name\n" in text and "`org/name`" in text
+    named = "".join(file.read_text() for file in (tmp_path / "job/model").glob("*.json"))
+    assert "models/org--name" not in named + text
+    if tuning == "lora":
+        assert (
+            json.loads((tmp_path / "job/model/adapter_config.json").read_text())["base_model_name_or_path"]
+            == "org/name"
+        )
 
 
 def test_export_replaces_the_former_one_whole(tmp_path):

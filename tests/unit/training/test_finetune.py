@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from tests.unit.training.conftest import metrics_of, state_of
-from training import data
+from training import data, ledger
 from training.config import Config, load
 from training.distributed import is_peer_failure
 from training.models import load_model, load_tokenizer
@@ -69,6 +69,13 @@ def test_a_run_leaves_what_it_promises_and_is_done_once(start, tiny_config, tmp_
     again = start(1, job_dir, *settings)
     assert again.wait() == 0
     assert again.output.strip().endswith("says done at step 8/8; another --job-dir trains anew")
+
+    more = start(1, job_dir, "packing=false", "epochs=3", "eval_every=3", "keep=2", "save_every=2")
+    assert more.wait() == 0, more.output
+    # The last batch of the second epoch was not full: it is over, and the third begins with the next row.
+    assert (state_of(job_dir)["state"], state_of(job_dir)["step"]) == ("done", 12)
+    assert ledger.verify(job_dir / ledger.FILE) == "180 samples in 12 steps: each of 60 rows 3 times"
+    state = state_of(job_dir)
 
     tuned = start(1, tmp_path / "tuned", f"model={job_dir}/model", "steps=2", "lr=1e-4")
     assert tuned.wait() == 0, tuned.output

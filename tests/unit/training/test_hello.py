@@ -70,6 +70,14 @@ def test_a_signal_ends_this_start_and_the_stop_file_the_job(hello, tmp_path):
     assert stopped["state"] == "stopped" and stopped["step"] > state["step"]
     assert saved(tmp_path / "job")[-1] == f"step-{stopped['step']:08d}"
 
+    (tmp_path / "job/stop-requested").unlink()
+    run = hello(1, tmp_path / "job", *ENDLESS)
+    run.until(lambda: state_of(tmp_path / "job").get("step", 0) > stopped["step"])
+    (tmp_path / "job/stop-requested").touch()
+    run.process.send_signal(signal.SIGTERM)  # as `systemctl stop` after a recorded stop: the wish decides
+    assert run.wait() == 0, run.output
+    assert state_of(tmp_path / "job")["state"] == "stopped"
+
 
 @pytest.mark.timeout(120)
 def test_a_run_without_steps_is_refused(hello, tmp_path):

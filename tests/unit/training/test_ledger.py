@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 from collections import Counter
 
 import pytest
@@ -73,6 +76,34 @@ def test_resume_drops_the_steps_past_the_checkpoint(tmp_path):
     write(tmp_path, resumed_at=3, first_step=4)
     assert [line["step"] for line in ledger.read(file)[1:]] == list(range(1, 8))
     ledger.verify(file)
+
+
+def test_on_a_full_disk_the_lines_wait_and_a_half_one_counts_for_nothing(tmp_path, monkeypatch, capsys):
+    book = Ledger(tmp_path, rows=ROWS, seed=SEED, active=True, resumed_at=0)
+
+    def step(number: int) -> None:
+        first, last = BATCH * (number - 1), BATCH * number
+        sums = {"sum": ledger.expected_sum(ROWS, SEED, first, last), "total": ledger.expected_sum(ROWS, SEED, 0, last)}
+        book.step(step=number, first=first, last=last, **sums, world_size=1)
+        book.flush()
+
+    class Full(io.StringIO):
+        """Takes the first 30 characters."""
+
+        def write(self, text: str) -> int:
+            os.write(handle, text[:30].encode())
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    step(1)
+    handle = os.open(book.file, os.O_WRONLY | os.O_APPEND)
+    with monkeypatch.context() as disk:
+        disk.setattr(type(book.file), "open", lambda *_, **__: Full())
+        step(2)
+        step(3)
+    assert capsys.readouterr().out.count("alarm: ") == 1
+    os.close(handle)
+    step(4)
+    assert ledger.verify(book.file) == "16 samples in 4 steps: each of 10 rows 1 times and 6 of them once more"
 
 
 def test_lost_lines_are_said_and_the_total_still_covers_them(tmp_path):

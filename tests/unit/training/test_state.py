@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from training import lifecycle
 from training.state import JobState, main
 
 ROOT = Path(__file__).parents[3]
@@ -92,6 +94,25 @@ def test_a_failure_of_a_later_start_replaces_an_earlier_end(tmp_path):
     content = state.read()
     assert (content["reason"], content["failed_node"], content["run_id"]) == ("third", "node3", "r2")
     assert "failed_rank" not in content
+
+
+def test_without_ids_what_ended_before_this_process_began_is_another_start(tmp_path):
+    state, now = JobState(tmp_path), datetime.datetime.now(datetime.UTC)
+    state.begin(state="stopped")
+    assert not state.fail("of a process that was there", "node1", 1, began=now - datetime.timedelta(seconds=9))
+    assert state.fail("of a later one", "node1", 1, began=now + datetime.timedelta(seconds=9))
+    assert not state.fail("of its neighbour", "node1", 2, began=now - datetime.timedelta(seconds=8))
+    assert state.read()["reason"] == "of a later one"
+    own = lifecycle.process_began()
+    assert now - datetime.timedelta(hours=2) < own < now
+    child = subprocess.run(
+        [sys.executable, "-c", "from training import lifecycle; print(lifecycle.process_began())"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert now - datetime.timedelta(seconds=1) < datetime.datetime.fromisoformat(child.stdout.strip())
 
 
 def test_only_known_states(tmp_path, capsys):
