@@ -31,11 +31,20 @@ def _documents(module, query, key, value, mask, *, cu_seq_lens_q, dropout=0.0, s
     """One causal call for each document; query (1, heads, T, width), result (1, T, heads, width)."""
     _refuse_unknown(others)
     lengths = cu_seq_lens_q.diff().tolist()
+
+    def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        grouped = query.shape[1] != key.shape[1]
+        made = functional.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped
+        )
+        return made.transpose(1, 2)
+
+    if len(set(lengths)) == 1:  # such as rows of plain text: a batch that needs no copies
+        batch = (tensor[0].unflatten(1, (len(lengths), -1)).transpose(0, 1) for tensor in (query, key, value))
+        return attention(*batch).flatten(0, 1)[None], None
     # split, not slices: the backward of each slice would fill a tensor as long as the row.
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    options = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
-    outputs = [functional.scaled_dot_product_attention(*part, is_causal=True, **options) for part in parts]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat([attention(*part) for part in parts], dim=1), None
 
 
 def _varlen(module, query, key, value, mask, *, cu_seq_lens_q, max_length_q, dropout=0.0, scaling=None, **others):
