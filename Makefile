@@ -54,6 +54,14 @@ test-lab: venv-dev ## tests with throw-away nodes (root or sudo)
 nodes: venv-dev ## check every node of an inventory: make nodes INVENTORY=inventory/hosts.yml
 	$(PYTEST) tests/nodes --ansible-inventory=$(or $(INVENTORY),inventory/lab)
 
+.PHONY: benchmarks
+benchmarks: venv .venv-benchmarks/.done ## the training package beside its peers, on an idle machine: about half an hour
+	$(BIN)/python -m training.demo_data --output build/demo-data
+	.venv-benchmarks/bin/python -m benchmarks.training_speed plain
+	.venv-benchmarks/bin/python -m benchmarks.training_speed ragged
+	.venv-benchmarks/bin/python -m benchmarks.loss_memory
+	.venv-benchmarks/bin/python -m benchmarks.checkpoint_stall
+
 # --- what the control node needs -------------------------------------------------------------------------------
 .PHONY: venv venv-dev lock
 venv: .venv/.control ## Ansible, in .venv
@@ -66,6 +74,11 @@ venv-dev: .venv/.dev ## the same with torch and the test tools
 
 .venv/.dev: requirements-dev.txt .venv/.control
 	python3 -m lab.uv pip install --quiet --python .venv --require-hashes -r $<
+	@touch $@
+
+.venv-benchmarks/.done: benchmarks/requirements.txt | $(UV)
+	@python3 -m lab.uv venv --quiet --allow-existing --python $(PYTHON_VERSION) .venv-benchmarks
+	python3 -m lab.uv pip install --quiet --python .venv-benchmarks --require-hashes -r $<
 	@touch $@
 
 # The requirement comes from the role that puts the same installer on the nodes.
@@ -86,3 +99,5 @@ lock: $(UV) ## pin the newest versions that pyproject.toml allows, with hashes
 		-o training/requirements-cuda.txt
 	$(COMPILE) pyproject.toml --group dev -c requirements-control.txt \
 		-c training/requirements-cpu.txt -o requirements-dev.txt
+	$(COMPILE) pyproject.toml --group benchmarks -c requirements-control.txt \
+		-c training/requirements-cpu.txt -o benchmarks/requirements.txt

@@ -11,6 +11,7 @@ LOCKS = {
     "training": "training/requirements-cpu.txt",
     "training (CUDA)": "training/requirements-cuda.txt",
     "dev": "requirements-dev.txt",
+    "benchmarks": "benchmarks/requirements.txt",
 }
 GROUPS = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
 
@@ -49,8 +50,10 @@ def test_every_package_has_a_hash(file):
 def test_the_locks_agree():
     """One version of a package, whichever lock it comes from (CUDA's own packages aside)."""
     dev = locked("requirements-dev.txt")
-    for file in ("requirements-control.txt", "training/requirements-cpu.txt"):
-        assert {name: version for name, version in locked(file).items() if dev[name] != version} == {}
+    for file in ("requirements-control.txt", "training/requirements-cpu.txt", "benchmarks/requirements.txt"):
+        have = locked(file)
+        assert {name: have[name] for name in have.keys() & dev.keys() if dev[name] != have[name]} == {}
+    assert locked("requirements-control.txt").keys() | locked("training/requirements-cpu.txt").keys() <= dev.keys()
     cuda = locked("training/requirements-cuda.txt")
     for name, version in locked("training/requirements-cpu.txt").items():
         assert cuda[name] == version.partition("+")[0], name
