@@ -152,6 +152,7 @@ class _CrossEntropy(torch.autograd.Function):
                 gradients[1].addmm_(difference.T, piece)
             elif needs[1]:
                 gradients[1] += difference.T @ piece
+            del logits, difference  # or they would still be there while the next ones are made
         pairs = zip(gradients, (hidden, weight, bias), strict=True)
         ctx.gradients = [None if gradient is None else gradient.to(of.dtype) for gradient, of in pairs]
         return loss
