@@ -126,9 +126,15 @@ class _CrossEntropy(torch.autograd.Function):
             torch.zeros_like(bias, dtype=torch.float32) if needs[2] else None,
         ]
         loss = torch.zeros((), device=hidden.device)
+        # One for all pieces: the next one would be made while the last is still there.
+        buffer = inputs.new_empty((min(rows, len(inputs)), len(weight)), dtype=torch.float32)
         for start in range(0, len(inputs), rows):
             piece, of_piece = inputs[start : start + rows], labels[start : start + rows, None]
-            logits = (piece @ matrix.T).float()
+            logits = buffer[: len(piece)]
+            if dtype == torch.float32:
+                torch.mm(piece, matrix.T, out=logits)
+            else:
+                logits.copy_(piece @ matrix.T)
             if bias is not None:
                 logits += bias
             if softcap is not None:
@@ -152,7 +158,6 @@ class _CrossEntropy(torch.autograd.Function):
                 gradients[1].addmm_(difference.T, piece)
             elif needs[1]:
                 gradients[1] += difference.T @ piece
-            del logits, difference  # or they would still be there while the next ones are made
         pairs = zip(gradients, (hidden, weight, bias), strict=True)
         ctx.gradients = [None if gradient is None else gradient.to(of.dtype) for gradient, of in pairs]
         return loss
