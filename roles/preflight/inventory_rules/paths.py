@@ -61,7 +61,7 @@ def overlaps(inventory: Inventory, host: str, paths: dict[str, PurePosixPath]) -
             if paths[inner].is_relative_to(paths[outer]):
                 blamed = inner if inner in inventory.written(host) else outer
                 yield (
-                    f"{inventory.at(host, blamed)}{blamed} is {shown(paths[blamed])}, but {inner} {shown(paths[inner])} must "
-                    f"not be {outer} {shown(paths[outer])} or lie in it: write another path, such as "
-                    f"{EXAMPLES[blamed]}"
+                    f"{inventory.at(host, blamed)}{blamed} is {shown(paths[blamed])}, but {inner} "
+                    f"{shown(paths[inner])} must not be {outer} {shown(paths[outer])} or lie in it: "
+                    f"write another path, such as {EXAMPLES[blamed]}"
                 )
