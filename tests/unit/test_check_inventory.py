@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from inventories import GOOD, changed, found, write
 from inventory_rules import spelling
 from inventory_rules.options import known_names, prefixes, role_options
 from paths import ROOT
 
+from lab import inventory as lab_inventory
+from lab.config import Paths
+from lab.hostsettings import HostSettings
+from lab.state import LabState
 from training.settings import Config
 
 NODE2, NODE3 = "ansible_host: 192.168.1.101", "ansible_host: 192.168.1.102"
@@ -156,6 +162,7 @@ BAD = {
     "proxy as text": (shared("cluster_proxy_env: http://10.0.0.1:3128"), 10, "cluster_proxy_env", "{http_proxy:"),
     "proxy of nothing": (shared("cluster_proxy_env: {proxy: 'http://a:1'}"), 10, "holds 'proxy'", "http_proxy"),
     "an option of a role": (shared("python_env_variant: gpu"), 10, "python_env_variant is 'gpu'", "one of cpu, cuda"),
+    "a number of a role": (shared("netplan_rollback_seconds: long"), 10, "netplan_rollback_seconds", "a whole number"),
     "a list of a role": (shared("firewall_ssh_from: any"), 10, "firewall_ssh_from is 'any'", "write a list"),
     # names of variables
     "misspelt": (shared("cluster_shraed_path: /srv/x"), 10, "cluster_shraed_path", "did you mean cluster_shared_path?"),
@@ -236,6 +243,8 @@ FINE = {
     "a share in /home": shared("cluster_shared_path: /home/shared"),
     "a uid of a directory service": shared("cluster_uid: 1900000000"),
     "an interface of a bond": own("lan_interface: bond0.12"),
+    "options of roles": shared("python_env_variant: cpu\n        firewall_ssh_from: [10.0.0.0/8]"),
+    "numbers in quotes": shared("netplan_rollback_seconds: '120'\n        cluster_uid: '2700'"),
     "full names": [("node2:", "node2.lab.example.org:")],
 }
 
@@ -251,6 +260,24 @@ def test_a_plain_list_in_ini(tmp_path):
     assert wrong == [
         f"{tmp_path}/hosts.ini:6: node2: ansible_host is '10.0.0.256': write an IPv4 address such as 192.168.1.100"
     ]
+
+
+def test_the_labs(tmp_path, monkeypatch):
+    """A script's output, as lab/inventory.py makes it for a lab with a proxy."""
+    monkeypatch.setattr(Paths, "lib", property(lambda self: tmp_path / "lib"))
+    monkeypatch.setattr(Paths, "run", property(lambda self: tmp_path / "run"))
+    state = LabState(kind="container", subnet="10.1.2.0/24", uplink="10.1.3.0/24", owner=0, ready=True)
+    for name in ("node1", "node2", "node3"):
+        state.add_node(name)
+    settings = HostSettings(find_links=["/wheels"], proxy_env={"http_proxy": "http://localhost:3128"})
+    (tmp_path / "lib").mkdir()
+    made = json.dumps(lab_inventory.inventory(Paths("unit"), state, settings))
+    script = write(tmp_path, f"#!/bin/sh\ncat <<'END'\n{made}\nEND\n", "hosts.sh")
+    script.chmod(0o755)
+    assert found(script) == []
+    script.write_text(script.read_text().replace("10.1.2.12", "10.1.4.12"))
+    assert len(wrong := found(script)) == 1
+    assert wrong[0].startswith(f"{script}: node2: cluster_ip is '10.1.4.12', outside 10.1.2.0/24")
 
 
 def test_variables_in_files_of_their_own(tmp_path):

@@ -5,6 +5,7 @@ Ansible marks what it loads with its file and line. That is all the rules know o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,14 @@ class Inventory:
 
     def at(self, host: str, name: str) -> str:
         """Say where a variable of a member was written: file and line, and the member where it is not for all."""
-        origin = self._origin(host, name)
-        others = {str(self._origin(other, name)) for other in self.members}
-        whose = "" if others == {str(origin)} and name in self.raw[host] else f"{host}: "
-        return f"{self._place(origin)}: {whose}"
+        # A script's output has no lines: there only equal values are one for all.
+        written = {
+            (str(origin), "" if origin and origin.line_num else str(self.raw[other].get(name)))
+            for other in self.members
+            for origin in [self._origin(other, name)]
+        }
+        whose = "" if len(written) == 1 and name in self.raw[host] else f"{host}: "
+        return f"{self._place(self._origin(host, name))}: {whose}"
 
     def at_host(self, host: str) -> str:
         """Say where a member is named."""
@@ -98,7 +103,8 @@ class Inventory:
         if origin is None:
             return self.sources
         if origin.path is None:
-            return origin.description.strip("<>")
+            script = re.fullmatch(r"<inventory script output from '(.+)'>", origin.description)
+            return short(script[1]) if script else origin.description.strip("<>")
         line = f":{origin.line_num}" if origin.line_num else ""
         return f"{short(origin.path)}{line}"
 

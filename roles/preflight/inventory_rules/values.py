@@ -99,7 +99,8 @@ def typed(inventory: Inventory, host: str, name: str, option: Mapping[str, Any])
     kind, choices = option["type"], option.get("choices")
     container = {"list": list, "dict": dict}.get(kind)
     spec = {name: {key: option[key] for key in ("type", "elements", "choices") if key in option}}
-    if (container and not isinstance(value, container)) or ArgumentSpecValidator(spec).validate({name: value}).errors:
+    fits = ArgumentSpecValidator(spec).validate({name: value})
+    if (container and not isinstance(value, container)) or fits.error_messages:
         fix = f"write one of {', '.join(map(str, choices))}" if choices else EXPECTED.get(kind, f"write a {kind}")
         yield f"{inventory.at(host, name)}{name} is {shown(value)}: {fix}"
 
