@@ -1,7 +1,7 @@
 """What a node's answer shows: each thing that is wrong gives one finding with its fix; a sound node gives none.
 
-The answers are made by the probe itself, run by sh with commands in front of the real ones: these machines (another
-system, no systemd, two network cards) cannot exist here.
+The answers are written here as the probe prints them: machines with another system, WiFi or a wrong clock cannot exist
+here. The probe itself runs for real, on this machine and in the lab.
 """
 
 from __future__ import annotations
