@@ -37,6 +37,11 @@ UNREACHABLE = (
         "it does not answer",
         "switch it on, check cable and address (ansible_host), then try: ssh {login}",
     ),
+    (
+        r"Connection (closed|reset)|banner exchange",
+        "it closes the connection at once",
+        "look whether it is up and its sshd lets this machine in, then try: ssh {login}",
+    ),
     (r"", "SSH does not get in ({reason})", "try by hand: ssh {login}"),
 )
 NO_ROOT = (
