@@ -8,12 +8,20 @@ from typing import Any
 
 from ansible import constants
 from ansible.plugins.action import ActionBase
+from ansible.release import __version__
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from inventory_rules import findings
-from inventory_rules.inventory import Inventory, short
+# The rules need what an older Ansible, such as the distribution's, does not have: that is said instead.
+OLD_ANSIBLE = tuple(map(int, __version__.split(".")[:2])) < (2, 19)
+if not OLD_ANSIBLE:
+    from inventory_rules import findings
+    from inventory_rules.inventory import Inventory, short
 
+OLD = (
+    f"this is ansible-core {__version__}, and 2.19 or newer is needed: run make venv in the project's folder, then "
+    "source .venv/bin/activate"
+)
 OTHER_CONFIG = (
     "this project's ansible.cfg is not in force, and without it the inventory's settings would be overruled: "
     "run from the project's own folder, not writable by others, with ANSIBLE_CONFIG unset"
@@ -27,7 +35,9 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         task_vars = task_vars or {}
-        if constants.config.get_config_value("VARIABLE_PRECEDENCE")[0] != "all_plugins_inventory":
+        if OLD_ANSIBLE:
+            wrong = [OLD]
+        elif constants.config.get_config_value("VARIABLE_PRECEDENCE")[0] != "all_plugins_inventory":
             wrong = [OTHER_CONFIG]
         else:
             sources = ", ".join(short(str(path)) for path in task_vars.get("ansible_inventory_sources") or [])

@@ -40,6 +40,10 @@ class ActionModule(ActionBase):
                 answer, said = self._ask(asked, become=False)
             table, said = (NO_ROOT, refused) if answer.complete else (UNREACHABLE, said)
             found.append(error(self._explain(table, said)))
+        elif answer.sections["user"] != "0":
+            found.append(
+                error("Ansible does not become root there: take ansible_become and its like out of the inventory")
+            )
         after = time.time()
         result.update(changed=False, identity={}, offset=0.0)
         if answer.complete:
