@@ -73,9 +73,9 @@ def gateways(inventory: Inventory) -> Iterator[str]:
                 f"write the length of the netmask, 8 to 30 ({length(str(prefix))})"
             )
         gateway = inventory.get(host, "cluster_gateway")
-        where = f"{inventory.at(host, 'cluster_gateway')}cluster_gateway is {shown(gateway)}"
         if gateway in ("", None):
             continue
+        where = f"{inventory.at(host, 'cluster_gateway')}cluster_gateway is {shown(gateway)}"
         if ipv4(gateway) is None:
             yield f"{where}: write the router's IPv4 address, such as 192.168.1.1, or '' for none"
         elif (network := subnet(inventory, host)) and ipv4(gateway) in ends(network):

@@ -30,6 +30,10 @@ class Inventory:
         }
         shared = [self._origin(name, "minos_shared_vars") for name in self.members[:1]]
         self._shared_file = shared[0].path if shared and shared[0] else None
+        self._written = {
+            name: [variable for variable in raw if self._is_the_owners(name, variable)]
+            for name, raw in self.raw.items()
+        }
 
     def resolve(self, host: str, name: str) -> Any:
         """Return a value as the roles get it. KeyError: there is none; AnsibleError: it refers to nothing."""
@@ -51,7 +55,7 @@ class Inventory:
 
     def written(self, host: str) -> list[str]:
         """Return the variables of a member that the owner has written, in the inventory, beside it or with -e."""
-        return [name for name in self.raw[host] if self._is_the_owners(host, name)]
+        return self._written[host]
 
     def at(self, host: str, name: str) -> str:
         """Say where a variable of a member was written: file and line, and the member where it is not for all."""

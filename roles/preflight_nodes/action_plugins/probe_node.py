@@ -42,7 +42,7 @@ class ActionModule(ActionBase):
             found.append(error(self._explain(table, said)))
         elif answer.sections["user"] != "0":
             found.append(
-                error("Ansible does not become root there: take ansible_become and its like out of the inventory")
+                error("Ansible does not become root there: take ansible_become... out of the inventory")
             )
         after = time.time()
         result.update(changed=False, identity={}, offset=0.0)
