@@ -41,9 +41,7 @@ class ActionModule(ActionBase):
             table, said = (NO_ROOT, refused) if answer.complete else (UNREACHABLE, said)
             found.append(error(self._explain(table, said)))
         elif answer.sections["user"] != "0":
-            found.append(
-                error("Ansible does not become root there: take ansible_become... out of the inventory")
-            )
+            found.append(error("Ansible does not become root there: take ansible_become... out of the inventory"))
         after = time.time()
         result.update(changed=False, identity={}, offset=0.0)
         if answer.complete:
