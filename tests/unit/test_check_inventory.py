@@ -100,6 +100,12 @@ BAD = {
         "correct what it refers to",
     ),
     "a bad cluster_ip": (own("cluster_ip: 10.0.0"), 20, "node2: cluster_ip is '10.0.0'", "write an IPv4 address"),
+    "a way in with a slash": (
+        [(NODE2, "ansible_host: rig/2\n              cluster_ip: 192.168.1.101")],
+        19,
+        "node2: ansible_host is 'rig/2'",
+        "a name that SSH can reach",
+    ),
     "one way in to two machines": (
         [
             (NODE2, "ansible_host: hop.example\n              cluster_ip: 192.168.1.101"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible._internal._datatag._tags import Origin
+from ansible.constants import INTERNAL_STATIC_VARS
 from ansible.errors import AnsibleError
 from ansible.template import Templar
 from ansible.vars.hostvars import HostVars
@@ -78,6 +79,8 @@ class Inventory:
         return Path(origin.path) if origin and origin.path else None
 
     def _is_the_owners(self, host: str, name: str) -> bool:
+        if name in INTERNAL_STATIC_VARS:  # Ansible keeps some of its own beside the owner's
+            return False
         origin = self._origin(host, name)
         if origin:
             return origin.path is None or origin.path != self._shared_file
@@ -87,8 +90,7 @@ class Inventory:
         """Return the variables in the inventory's own files, the strongest first."""
         known = self._manager.get_host(host)
         groups = sorted(known.get_groups(), key=lambda group: (group.depth, group.priority, group.name), reverse=True)
-        own = {name: value for name, value in known.vars.items() if name not in ("inventory_file", "inventory_dir")}
-        return [own, *(group.vars for group in groups)]
+        return [known.vars, *(group.vars for group in groups)]
 
     def _origin(self, host: str, name: str) -> Origin | None:
         """Return file and line. A value carries them; true, false and nothing cannot, but their names do."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.constants import INTERNAL_STATIC_VARS
 from jinja2 import Environment, nodes
 from yaml import CSafeLoader as Loader
 
@@ -35,7 +36,8 @@ def referred_to(shared: Mapping[str, Any]) -> Iterator[str]:
     environment = Environment()
     for value in shared.values():
         if isinstance(value, str) and "{{" in value:
-            yield from (node.name for node in environment.parse(value).find_all(nodes.Name))
+            names = {node.name for node in environment.parse(value).find_all(nodes.Name)}
+            yield from names - INTERNAL_STATIC_VARS
 
 
 def prefixes() -> tuple[str, ...]:
