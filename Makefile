@@ -68,7 +68,7 @@ venv: .venv/.control ## Ansible, in .venv
 venv-dev: .venv/.dev ## the same with torch and the test tools
 
 .venv/.control: requirements-control.txt | $(UV)
-	@python3 -m lab.uv venv --quiet --allow-existing --python $(PYTHON_VERSION) .venv
+	@python3 -m lab.uv venv --quiet --allow-existing --python $(PYTHON_VERSION) .venv || { echo "$(NO_PYTHON)" >&2; exit 1; }
 	python3 -m lab.uv pip install --quiet --python .venv --require-hashes -r $<
 	@touch $@
 
@@ -81,8 +81,16 @@ venv-dev: .venv/.dev ## the same with torch and the test tools
 	python3 -m lab.uv pip install --quiet --python .venv-benchmarks --require-hashes -r $<
 	@touch $@
 
+# What this machine lacks, in one line. Its own python3 only starts the installer: 3.10, as on Ubuntu 22.04, will do.
+OLD_PYTHON = This needs python3 3.10 or newer to begin with, and $$(python3 --version 2>&1) is what answers here: \
+use Debian 12, Ubuntu 22.04 or newer on the machine that you type on.
+NO_PYTHON = Ansible needs Python $(PYTHON_VERSION), which is not here ($$(python3 --version) is) and could not be fetched (see \
+above). Ubuntu 22.04: sudo apt install python$(PYTHON_VERSION); elsewhere: let this machine reach github.com (https_proxy). \
+Then type make again.
+
 # The requirement comes from the role that puts the same installer on the nodes.
 $(UV): roles/python_env/files/uv.txt
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { echo "$(OLD_PYTHON)" >&2; exit 1; }
 	@python3 -c 'import ensurepip' 2>/dev/null || { \
 		echo "Installing python3-venv with apt: Debian's and Ubuntu's python3 cannot make virtual environments without it."; \
 		$(SUDO) apt-get -qq update && $(SUDO) apt-get -qq install --yes --no-install-recommends python3-venv >/dev/null; }

@@ -197,6 +197,28 @@ def test_a_member_left_out_is_refused():
     assert "would leave the other members out of step" in done.stdout + done.stderr
 
 
+def test_what_is_wrong_with_the_nodes_is_listed_together_and_nothing_is_changed():
+    address, machine = on("node1", "hostname -I").split()[0], on("node1", "cat /etc/machine-id")
+    gateway, own = on("node2", "ip route show default").split()[2], on("node3", "cat /etc/machine-id")
+    on("node2", f"ip route add {address}/32 via {gateway}; mv /etc/sudoers.d/lab /root/")
+    on("node3", f"chmod u+w /etc/machine-id; echo {machine} > /etc/machine-id")
+    try:
+        done = playbook("site.yml", check=False)
+    finally:
+        on("node2", f"ip route del {address}/32; mv /root/lab /etc/sudoers.d/")
+        on("node3", f"echo {own} > /etc/machine-id; chmod u-w /etc/machine-id")
+    assert done.returncode != 0
+    assert changed(done) == dict.fromkeys(["localhost", *NODES], 0)
+    said = [line for line in done.stdout.splitlines() if re.match(r"node\d[ :]", line) and "ok=" not in line]
+    for finding, name, named in zip(
+        said,
+        ["node2", "node2", "node3"],
+        ["sudo wants a password", f"traffic to node1 ({address}) goes through", "has the machine id of node1"],
+        strict=True,
+    ):
+        assert finding.startswith(name) and named in finding
+
+
 def test_check_mode_of_a_new_job_places_nothing():
     done = playbook("train.yml", "--check", "-e", "nnodes=3 job=never")
     assert changed(done)["node3"] >= 3, "it should say what it would place"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from paths import PLAYBOOKS, ROOT
 
-GROUPS = {"localhost", "head", "cluster", "job_nodes", "job_head"}
+GROUPS = {"localhost", "head", "cluster", "planned_nodes", "job_nodes", "job_head"}
 EVERY = pytest.mark.parametrize("playbook", PLAYBOOKS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
@@ -29,7 +29,7 @@ def test_hosts_are_literal_groups(playbook):
 def test_plays_that_change_several_nodes_stop_together(playbook):
     looking = {"status.yml", "logs.yml", "stop.yml", "preflight.yml"}
     for play in yaml.safe_load(playbook.read_text()):
-        if play.get("hosts") in {"cluster", "job_nodes"} and playbook.name not in looking:
+        if play.get("hosts") in {"cluster", "planned_nodes", "job_nodes"} and playbook.name not in looking:
             assert play["any_errors_fatal"] is True
 
 

@@ -1,0 +1,32 @@
+"""The groups that the plays name exist and hold what they should."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+from .inventory import Inventory
+
+
+def check(inventory: Inventory) -> Iterator[str]:
+    groups, where = inventory.groups, inventory.sources
+    heads = groups.get("head", [])
+    if len(heads) != 1:
+        listed = f" ({', '.join(heads)})" if heads else ""
+        yield (
+            f"{where}: group head has {len(heads)} hosts{listed}: name exactly one machine there{meant('head', groups)}"
+        )
+    if not groups.get("gpu_nodes"):
+        yield (
+            f"{where}: group gpu_nodes is missing or empty: name the machines that train there"
+            f"{meant('gpu_nodes', groups)}"
+        )
+    for name in dict.fromkeys([*heads, *groups.get("gpu_nodes", [])]):
+        if name not in inventory.members:
+            yield f"{inventory.at_host(name)}is not in group cluster: make head and gpu_nodes children of cluster"
+
+
+def meant(name: str, groups: object) -> str:
+    """Point to a group whose name is nearly the one that is missing."""
+    near = difflib.get_close_matches(name, set(groups) - {"all", "ungrouped", "cluster", "head", "gpu_nodes"}, 1, 0.75)
+    return f" (there is a group {near[0]}: call it {name})" if near else ""

@@ -1,0 +1,61 @@
+"""The network: which interface holds the address, and by which the traffic to each peer really leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .answer import Answer, Asked, Finding, error, warning
+
+
+def check(answer: Answer, asked: Asked) -> Iterator[Finding]:
+    links = answer.links
+    holders = [name for name, addresses in links.items() if asked.address in addresses]
+    listed = ", ".join(f"{name} ({' '.join(found) or 'no address'})" for name, found in links.items() if name != "lo")
+    if asked.interface and asked.interface not in links:
+        yield error(
+            f"it has no interface {asked.interface}, only {listed}: set lan_interface to the one towards the others"
+        )
+        return
+    if not holders and not asked.interface:
+        yield error(
+            f"no interface there holds {asked.address}, only {listed}: correct the address, or set lan_interface to "
+            "the one that shall get it"
+        )
+        return
+    if holders and asked.interface and asked.interface not in holders:
+        yield error(
+            f"{asked.address} is on {holders[0]}, and lan_interface says {asked.interface}: correct one of them "
+            f"(it has {listed})"
+        )
+        return
+    interface = asked.interface or holders[0]
+    if interface in answer.lines("wireless"):
+        yield warning(
+            f"{interface} is WiFi: gradients travel over it at every step, the slowest node sets the pace: use a cable"
+        )
+    if holders:
+        yield from ways(answer, asked, interface)
+
+
+def ways(answer: Answer, asked: Asked, interface: str) -> Iterator[Finding]:
+    names = {address: name for name, address in asked.members.items()}
+    for peer, way in answer.routes.items():
+        whom = f"{names.get(peer, 'a member')} ({peer})"
+        out, through = way.get("dev", ""), way.get("gateway", "")
+        if not out:
+            yield error(f"it knows no way to {whom}: correct the address or the prefix of {interface} there")
+        elif out != interface:
+            yield error(
+                f"traffic to {whom} leaves by {out}{f' through {through}' if through else ''}, not by {interface}, "
+                f"which holds {asked.address}: take away that route or the other interface's address in this subnet "
+                f"(ip route get {peer}), or correct cluster_ip"
+            )
+        elif through and asked.gateway:
+            yield error(
+                f"traffic to {whom} goes through the router {through} although both are in one subnet: correct "
+                f"the prefix of {interface} there (ip route get {peer})"
+            )
+        elif through:
+            yield warning(
+                f"traffic to {whom} goes through the router {through}: it may be slow, and must let every port through"
+            )
