@@ -4,9 +4,12 @@ import argparse
 import os
 import re
 import sys
+import tarfile
 from collections.abc import Callable
+from pathlib import Path
 
 from lab import host, inventory, verbs
+from lab import state as states
 from lab.config import DEFAULT_NODES, MAX_NODES, LabError, Paths, lab_name
 from lab.kinds import KINDS
 
@@ -49,6 +52,19 @@ def snapshot_name(text: str) -> str:
     return text
 
 
+def package_names(text: str) -> list[str]:
+    names = sorted(text.split(","))
+    if wrong := [name for name in names if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", name)]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is no name of a Debian package; write A,B,C")
+    return names
+
+
+def tar_file(text: str) -> str:
+    if not Path(text).is_file() or not tarfile.is_tarfile(text):
+        raise argparse.ArgumentTypeError(f"{text} is no tar file")
+    return str(Path(text).absolute())
+
+
 def parser() -> argparse.ArgumentParser:
     top = OneLineParser(prog="python3 -m lab", description="Throw-away nodes on this machine.")
     top.add_argument(host.SETTINGS_OPTION, help=argparse.SUPPRESS)
@@ -59,6 +75,8 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--kind", choices=sorted(KINDS), help="what the nodes are made of (default: container)")
     up.add_argument("--memory", type=size(512, 65536), metavar="MIB", help="of a VM node (default: 2048)")
     up.add_argument("--disk", type=size(4, 1024), metavar="GIB", help="of a VM node (default: 16)")
+    up.add_argument("--packages", type=package_names, metavar="A,B", help="Debian packages that VM nodes have already")
+    up.add_argument("--layer", type=tar_file, metavar="TAR", help="is unpacked over the disk of every VM node")
     down = verb.add_parser("down", help="remove every trace of the lab")
     down.add_argument("--purge", action="store_true", help="the cached base image too")
     verb.add_parser("status", help="what is on").add_argument("--json", action="store_true")
@@ -114,7 +132,8 @@ def words(command: list[str]) -> list[str]:
 def dispatch(parsed: argparse.Namespace, paths: Paths) -> int:
     match parsed.verb:
         case "up":
-            wanted = verbs.Wanted(parsed.count, parsed.kind, parsed.memory, parsed.disk)
+            options = {name: getattr(parsed, name) for name in states.VM_OPTIONS}
+            wanted = verbs.Wanted(parsed.count, parsed.kind, {name: value for name, value in options.items() if value})
             verbs.up(paths, wanted, host.handed_over(parsed.host_settings))
         case "down":
             verbs.down(paths, purge=parsed.purge)

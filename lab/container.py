@@ -133,7 +133,6 @@ def _sweep_crumbs(lab: str) -> None:
 
 
 class Containers(LanKind):
-    recipe = image.CONTAINER
     nic = network.NODE_NIC
 
     def prepare_host(self) -> None:
@@ -141,6 +140,9 @@ class Containers(LanKind):
         host.check_devices()
         if not cgroup.systemd_runs_here() and not cgroup.hierarchies():
             raise LabError("no writable control groups (cgroup2): containers that boot systemd need them")
+
+    def recipe(self, state: LabState) -> image.Recipe:
+        return image.CONTAINER
 
     def node(self, state: LabState, name: str) -> ContainerNode:
         return ContainerNode(self.paths, state, name)

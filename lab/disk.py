@@ -61,6 +61,8 @@ def create(paths: Paths, state: LabState, settings: HostSettings, image: Path, n
     final = of(paths, node)
     root, system, draft = (final.with_name(name) for name in ("draft", "system.img", "draft.qcow2"))
     rootfs.unpack(paths, state, settings, image, node, root)
+    if state.layer:
+        rootfs.unpack_tar(paths, state.layer, root)
     identity = uuid.uuid4()
     rootfs.write(root / "etc/fstab", f"UUID={identity} / ext4 errors=remount-ro 0 1\n")
     address = state.nodes[node].address

@@ -1,5 +1,7 @@
 """What all kinds of nodes share: the LAN of network.py, an SSH door per node, keys, the way to end it all."""
 
+from abc import abstractmethod
+
 from lab import cgroup, image, keys, network, process
 from lab.config import LabError, Paths
 from lab.files import write_atomically
@@ -11,9 +13,12 @@ from lab.state import LabState
 class LanKind(Kind):
     """A kind whose nodes are plugged into the bridge of the lab's own network namespace."""
 
-    recipe: image.Recipe
     ipv6 = False
     """The router has IPv6 on the LAN too: an outsider can then try the nodes by it."""
+
+    @abstractmethod
+    def recipe(self, state: LabState) -> image.Recipe:
+        """What its nodes have that others have not."""
 
     def raise_lan(self, state: LabState, settings: HostSettings) -> None:
         self.paths.logs.mkdir(parents=True, exist_ok=True)
@@ -42,7 +47,7 @@ class LanKind(Kind):
         self.paths.nodes.chmod(0o700)
         self.paths.share.mkdir(exist_ok=True)
         if not all(self.node(state, name).exists() for name in state.nodes):
-            image.ensure(self.paths, settings, self.recipe)
+            image.ensure(self.paths, settings, self.recipe(state))
 
     def proxy_command(self) -> str:
         return f"socat - UNIX-CONNECT:{self.door('%h')}"

@@ -30,13 +30,17 @@ def unpack(paths: Paths, state: LabState, settings: HostSettings, image: Path, n
     """The image in the new directory `root`, with all that makes it this node but the settings of its network."""
     remove_tree(root)
     root.mkdir(parents=True)
-    process.run(
-        paths.lab, "tar", "-C", root, "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", image,
-    )  # fmt: skip
+    unpack_tar(paths, image, root)
     _identify(paths, root, node)
     write(root / "etc/resolv.conf", f"nameserver {state.gateway}\n")
     _let_in(paths, root, node)
     _hand_over(paths, state, settings, root)
+
+
+def unpack_tar(paths: Paths, archive: Path | str, root: Path) -> None:
+    process.run(
+        paths.lab, "tar", "-C", root, "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", archive,
+    )  # fmt: skip
 
 
 def _identify(paths: Paths, root: Path, node: str) -> None:

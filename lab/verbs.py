@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from os import cpu_count
 from pathlib import Path
@@ -33,8 +33,8 @@ class Wanted:
 
     count: int | None = None
     kind: str | None = None
-    memory: int | None = None
-    disk: int | None = None
+    options: dict[str, object] = field(default_factory=dict)
+    """Of state.VM_OPTIONS, those that were named."""
 
 
 @dataclass
@@ -94,11 +94,14 @@ def _found_or_founded(paths: Paths, wanted: Wanted) -> Lab:
         paths.lib.mkdir(parents=True)
         lan, uplink = subnets.choose(_taken(), 2)
         state = LabState(wanted.kind or DEFAULT_KIND, subnet=str(lan), uplink=str(uplink), owner=host.owner())
-        _size(state, wanted)
+        if state.kind != "vm" and wanted.options:
+            raise LabError(f"--{next(iter(wanted.options))} is for virtual machines: add --kind vm")
+        vars(state).update(wanted.options)
     elif wanted.kind not in (None, state.kind):
         raise LabError(f"this lab is made of {state.kind} nodes: `python3 -m lab down` first, or another MINOS_LAB")
-    elif (wanted.memory or state.memory, wanted.disk or state.disk) != (state.memory, state.disk):
-        raise LabError(f"this lab's nodes have {state.memory} MiB and {state.disk} GiB: `python3 -m lab down` first")
+    elif other := [name for name, value in wanted.options.items() if getattr(state, name) != value]:
+        is_now = getattr(state, other[0]) or "none"
+        raise LabError(f"--{other[0]} is {is_now} in this lab: `python3 -m lab down` first, or another MINOS_LAB")
     count = wanted.count or len(state.nodes) or DEFAULT_NODES
     if count < len(state.nodes):
         raise LabError(f"-n {count}: the lab has {len(state.nodes)} nodes; to make it smaller: python3 -m lab down")
@@ -107,12 +110,6 @@ def _found_or_founded(paths: Paths, wanted: Wanted) -> Lab:
         state.ready = False
     states.save(paths, state)
     return Lab(paths, state, kind(state.kind, paths))
-
-
-def _size(state: LabState, wanted: Wanted) -> None:
-    if state.kind != "vm" and (wanted.memory or wanted.disk):
-        raise LabError("--memory and --disk are for VM nodes: add --kind vm (containers have what the host has)")
-    state.memory, state.disk = wanted.memory or state.memory, wanted.disk or state.disk
 
 
 def _taken() -> list[IPv4Network]:

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from dataclasses import replace
 
 from lab import cgroup, disk, host, image, lan, network, packages, process, qemu, qmp, tap
 from lab.config import LabError, Paths
@@ -15,6 +16,10 @@ OFF_PATIENCE = 240.0  # seconds for a clean shutdown: systemd's limit for one se
 BUTTON_AGAIN = 15.0  # a guest that is still booting does not hear its power button
 SNAPSHOT_PATIENCE = 300.0
 PACKAGES_ROLE = "packages"
+
+
+def recipe(state: LabState) -> image.Recipe:
+    return replace(image.VM, packages=image.VM.packages + tuple(state.packages))
 
 
 def power_role(node: str) -> str:
@@ -33,7 +38,7 @@ class VmNode(Node):
 
     def create(self) -> None:
         settings = lan.read_settings(self._paths)
-        base = image.ensure(self._paths, settings, image.VM)
+        base = image.ensure(self._paths, settings, recipe(self._state))
         disk.create(self._paths, self._state, settings, base, self.name)
 
     def erase(self) -> None:
@@ -123,7 +128,6 @@ class VmNode(Node):
 
 
 class Vms(LanKind):
-    recipe = image.VM
     ipv6 = True
     boot_patience = 600.0  # emulated, several at once, on a busy host
     nic = disk.NIC
@@ -150,11 +154,14 @@ class Vms(LanKind):
     def prepare_nodes(self, state: LabState, settings: HostSettings) -> None:
         super().prepare_nodes(state, settings)
         if not all(file.exists() for file in disk.boot_files(self.paths).values()):
-            disk.extract_boot_files(self.paths, image.ensure(self.paths, settings, image.VM))
+            disk.extract_boot_files(self.paths, image.ensure(self.paths, settings, recipe(state)))
         if not state.accelerator:
             state.accelerator = qemu.accelerator(self.paths)
             if state.accelerator == "tcg":
                 print("lab: no guest boots on this host's KVM, so the nodes are emulated, ten times slower", flush=True)
+
+    def recipe(self, state: LabState) -> image.Recipe:
+        return recipe(state)
 
     def node(self, state: LabState, name: str) -> VmNode:
         return VmNode(self.paths, state, name)

@@ -222,6 +222,9 @@ def test_nothing_else_of_the_host_is(shop):
     [
         (["up", "--memory", "100"], "'100' is not a number from 512 to 65536"),
         (["up", "--disk", "big"], "'big' is not a number from 4 to 1024"),
+        (["up", "--packages", "ufw, chrony"], "' chrony' is no name of a Debian package"),
+        (["up", "--layer", "/etc/hostname"], "/etc/hostname is no tar file"),
+        (["up", "--layer", "/does/not/exist"], "/does/not/exist is no tar file"),
         (["snapshot"], "required: NAME"),
         (["snapshot", "My Snap"], "'My Snap': use small letters"),
         (["up", "--kind", "pod"], "invalid choice: 'pod'"),
