@@ -34,7 +34,7 @@ def argv(paths: Paths, state: LabState, node: str, *, snapshot: str | None = Non
     return [
         *hardware(state.accelerator, state.memory),
         "-name", f"minos-{paths.lab}-{node}",
-        "-smp", str(processors(len(state.nodes))),
+        "-smp", str(state.processors),
         "-kernel", str(boot["vmlinuz"]), "-initrd", str(boot["initrd.img"]),
         "-append", f"root=/dev/vda ro console=ttyS0 quiet {SPARED}",
         # cache=unsafe leaves out only the wait for the host's own disk: what the guest has flushed is in the file
@@ -50,11 +50,6 @@ def argv(paths: Paths, state: LabState, node: str, *, snapshot: str | None = Non
         "-rtc", "base=utc,clock=host",
         *(["-S", "-loadvm", snapshot] if snapshot else []),
     ]  # fmt: skip
-
-
-def processors(nodes: int) -> int:
-    """As many for each node as the host has for it; they are threads of the host."""
-    return max(1, (os.cpu_count() or 1) // nodes)
 
 
 def monitor_socket(paths: Paths, node: str) -> Path:

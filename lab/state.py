@@ -47,6 +47,8 @@ class LabState:
     """MiB per node; VM nodes only."""
     disk: int = 16
     """GiB per node; VM nodes only."""
+    processors: int = 1
+    """Per node; VM nodes only."""
     packages: list[str] = field(default_factory=list)
     """Debian packages that are on every disk beforehand; VM nodes only."""
     layer: str = ""

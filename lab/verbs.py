@@ -97,6 +97,8 @@ def _found_or_founded(paths: Paths, wanted: Wanted) -> Lab:
         if state.kind != "vm" and wanted.options:
             raise LabError(f"--{next(iter(wanted.options))} is for virtual machines: add --kind vm")
         vars(state).update(wanted.options)
+        # A node's processors are threads of the host. Once and for all: a snapshot fits its own hardware only.
+        state.processors = max(1, (cpu_count() or 1) // (wanted.count or DEFAULT_NODES))
     elif wanted.kind not in (None, state.kind):
         raise LabError(f"this lab is made of {state.kind} nodes: `python3 -m lab down` first, or another MINOS_LAB")
     elif other := [name for name, value in wanted.options.items() if getattr(state, name) != value]:
