@@ -143,12 +143,8 @@ def set_cable(lab: str, node: str, plugged: bool) -> None:
 
 
 def set_bandwidth(lab: str, node: str, rate: str | None) -> None:
-    """Limit a node's link in both directions, None: no limit."""
-    limit(lab, [(lan_namespace(lab), node), (node_namespace(lab, node), NODE_NIC)], rate)
-
-
-def limit(lab: str, ends: list[tuple[str, str]], rate: str | None) -> None:
-    """Limit what leaves each of the interfaces, (namespace, name). By tbf, which every kernel has (netem is rarer)."""
+    """Limit a node's link in both directions, None: no limit. By tbf, which every kernel has (netem is rarer)."""
+    ends = ((lan_namespace(lab), node), (node_namespace(lab, node), NODE_NIC))
     for namespace, nic in ends:
         if rate is None:
             process.run(lab, "tc", "-n", namespace, "qdisc", "del", "dev", nic, "root", check=False)

@@ -41,7 +41,7 @@ def argv(paths: Paths, state: LabState, node: str, *, snapshot: str | None = Non
         # before the guest goes on, and outlives this process.
         "-drive", f"file={disk.of(paths, node)},if=none,id=root,format=qcow2,cache=unsafe,discard=unmap",
         "-device", "virtio-blk-pci,drive=root",
-        "-netdev", f"tap,id=lan,ifname={tap.name(node)},script=no,downscript=no,vhost=off",
+        "-netdev", f"tap,id=lan,ifname={tap.TAP},script=no,downscript=no,vhost=off",
         "-device", f"virtio-net-pci,id=nic,netdev=lan,mac={network.mac(paths.lab, node)},addr=2,romfile=",
         "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
         "-chardev", f"socket,id=agent,path={agent_socket(paths, node)},server=on,wait=off",

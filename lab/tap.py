@@ -1,52 +1,32 @@
-"""A VM node's cable: from QEMU to the bridge of network.py, all of it inside the lab's network namespace.
+"""A VM node's cable: what a container has, with QEMU's tap device behind it on a bridge of their own.
 
-    QEMU - NODEt (tap) - NODEb (bridge) - NODEw = NODE (veth) - lan (bridge)
+    QEMU - tap - box (bridge) - lan0 = NODE (veth) - lan (bridge)
+    |------- the node's network namespace -------|   |- the lab's -|
 
-The veth is what a container node has too; it is there because a link can be limited both ways only at two ends.
+Not in the lab's namespace: where the host's kernel shows bridged packets to its firewall (br_netfilter), the router's
+own answers would pass its connection tracking a second time and get another port.
 """
 
 from lab import network, process
 from lab.state import NodeState
 
-
-def name(node: str) -> str:
-    """The tap device that QEMU opens."""
-    return f"{node}t"
+TAP = "tap"
 
 
 def plug_in(lab: str, node: str, settings: NodeState) -> None:
-    unplug(lab, node)
+    """A fresh namespace with the tap device that QEMU, started in it, opens."""
+    network.plug_in(lab, node, settings)
+    namespace = network.node_namespace(lab, node)
+    process.run(lab, *network.inside(namespace, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"))
+    # The address that plug_in gave to the veth is that of the guest's card.
     batch = f"""
-        link add {node} type veth peer name {_wire(node)}
-        link add {_box(node)} type bridge
-        tuntap add dev {name(node)} mode tap
-        link set {name(node)} master {_box(node)}
-        link set {_wire(node)} master {_box(node)}
-        link set {node} master {network.BRIDGE}
-        link set {name(node)} up
-        link set {_wire(node)} up
-        link set {_box(node)} up
+        link add box type bridge
+        tuntap add dev {TAP} mode tap
+        link set {network.NODE_NIC} address {network.mac(lab, f"{node}/veth")}
+        link set {network.NODE_NIC} master box
+        link set {TAP} master box
+        link set {network.NODE_NIC} up
+        link set {TAP} up
+        link set box up
     """
-    process.run(lab, "ip", "-n", network.lan_namespace(lab), "-batch", "-", stdin=batch)
-    set_bandwidth(lab, node, settings.bandwidth)
-    network.set_cable(lab, node, settings.cable)
-
-
-def unplug(lab: str, node: str) -> None:
-    """Remove what is there of it; nothing that was under way arrives."""
-    if network.exists(network.lan_namespace(lab)):
-        for device in (node, _box(node), name(node)):  # the wire goes with its other end
-            process.run(lab, "ip", "-n", network.lan_namespace(lab), "link", "del", device, check=False)
-
-
-def set_bandwidth(lab: str, node: str, rate: str | None) -> None:
-    lan = network.lan_namespace(lab)
-    network.limit(lab, [(lan, node), (lan, _wire(node))], rate)
-
-
-def _wire(node: str) -> str:
-    return f"{node}w"
-
-
-def _box(node: str) -> str:
-    return f"{node}b"
+    process.run(lab, "ip", "-n", namespace, "-batch", "-", stdin=batch)

@@ -56,7 +56,7 @@ class VmNode(Node):
         machine = qemu.argv(self._paths, self._state, self.name, snapshot=snapshot)
         process.spawn(
             self._lab, power_role(self.name),
-            cgroup.scope(self._lab, self.name) + network.inside(network.lan_namespace(self._lab), *machine),
+            cgroup.scope(self._lab, self.name) + network.inside(network.node_namespace(self._lab, self.name), *machine),
             log=self._paths.logs / f"{self.name}.log",
         )  # fmt: skip
         self._wait_for_monitor()
@@ -92,7 +92,7 @@ class VmNode(Node):
     def pull_plug(self) -> None:
         while left := process.find(self._lab, power_role(self.name)):
             process.kill(self._lab, left)
-        tap.unplug(self._lab, self.name)
+        network.unplug(self._lab, self.name)
         cgroup.remove(self._lab, self.name)
 
     def set_cable(self, plugged: bool) -> None:
@@ -100,7 +100,7 @@ class VmNode(Node):
         qmp.monitor(self._monitor, "set_link", name="nic", up=plugged)  # so that the guest sees its carrier go
 
     def set_bandwidth(self, rate: str | None) -> None:
-        tap.set_bandwidth(self._lab, self.name, rate)
+        network.set_bandwidth(self._lab, self.name, rate)
 
     def exec_argv(self, command: list[str]) -> list[str]:
         if not self.is_on():
