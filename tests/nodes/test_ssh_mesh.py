@@ -65,4 +65,5 @@ def test_ssh_mesh_no_algorithm_fails_the_audit(told):
 
 def test_ssh_mesh_no_guard_is_waiting_to_take_the_settings_back(host):
     assert not host.service("minos-sshd-back.timer").is_running
-    assert host.run("cd /etc/ssh/sshd_config.d && cmp 10-minos.conf.candidate 10-minos.conf").rc == 0
+    assert not host.file("/etc/ssh/sshd_config.d/10-minos.conf.trying").exists
+    assert host.run("cmp /etc/ssh/sshd_config.d/10-minos.conf.candidate /etc/ssh/sshd_config.d/10-minos.conf").rc == 0
