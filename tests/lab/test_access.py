@@ -5,11 +5,14 @@ The tests build on each other and run in their order. Only the roles that they a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -102,7 +105,9 @@ def test_settings_that_keep_us_out_are_taken_back(inventory):
     assert "node1: with our settings sshd there does not let you in any more" in said(done)
     assert "they were taken back" in said(done) and "no matching key exchange method found" in said(done)
     for node in USERS:
-        assert on(node, f"ls {DROP_IN} {DROP_IN}.before 2>/dev/null; sshd -T | grep -c '^kexalgorithms.*nistp256'") == "1"
+        assert (
+            on(node, f"ls {DROP_IN} {DROP_IN}.before 2>/dev/null; sshd -T | grep -c '^kexalgorithms.*nistp256'") == "1"
+        )
 
 
 def test_settings_that_sshd_does_not_start_with_are_taken_back(inventory):
@@ -170,13 +175,24 @@ def test_a_member_that_leaves_is_forgotten(inventory):
 
 
 def ask(inventory: Inventory, answer: str) -> str:
-    """Run trust.yml at a terminal, where somebody answers."""
-    command = f"ansible-playbook -i {inventory.file} playbooks/trust.yml"
-    done = subprocess.run(
-        ["script", "--quiet", "--return", "--command", command, "/dev/null"],
-        cwd=ROOT, env=ENVIRONMENT, input=f"{answer}\n", capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    return said(done)
+    """Run trust.yml at a terminal, where somebody answers once he is asked."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(ROOT)
+        os.execvpe(
+            "ansible-playbook", ["ansible-playbook", "-i", str(inventory.file), "playbooks/trust.yml"], ENVIRONMENT
+        )
+    text, asked = "", False
+    with contextlib.suppress(OSError):  # how a terminal ends
+        while data := os.read(terminal, 65536):
+            text += data.decode(errors="replace")
+            if "Type yes" in text and not asked:
+                asked = True
+                time.sleep(1)  # what is typed before the question is thrown away
+                os.write(terminal, f"{answer}\r".encode())
+    os.close(terminal)
+    os.waitpid(child, 0)
+    return re.sub(r"\s+", " ", text)
 
 
 def test_host_keys_are_shown_asked_for_once_and_kept(inventory, tmp_path):
