@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -141,6 +142,18 @@ def test_each_node_has_its_own_login_user_and_firewall(inventory):
     inventory.checks("firewall or ssh_mesh")
     again = inventory.site()
     assert re.findall(r"changed=(\d+)", again.stdout) == ["0", "0", "0"]
+
+
+@pytest.mark.parametrize("bad", ["target='NONSENSE'", "target='CONTINUE'><rule family='ipv7'><accept/></rule", "<"])
+def test_a_policy_that_firewalld_would_not_take_is_refused(bad, inventory):
+    command = yaml.safe_load((ROOT / "roles/firewall/vars/main.yml").read_text())["__firewall_validate"]
+    check = " ".join(command.split()).replace("%s", "/tmp/minos.xml")
+    on("node2", f"cp /etc/firewalld/policies/minos.xml /tmp/ && {check}")
+    zones = "<ingress-zone name='ANY'/><egress-zone name='HOST'/>"
+    assert (
+        on("node2", f'echo "<policy {bad}>{zones}</policy>" > /tmp/minos.xml; {check} >/dev/null 2>&1 || echo no')
+        == "no"
+    )
 
 
 def test_the_owners_rules_are_kept(inventory):
