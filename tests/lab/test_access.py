@@ -144,16 +144,20 @@ def test_each_node_has_its_own_login_user_and_firewall(inventory):
     assert re.findall(r"changed=(\d+)", again.stdout) == ["0", "0", "0"]
 
 
-@pytest.mark.parametrize("bad", ["target='NONSENSE'", "target='CONTINUE'><rule family='ipv7'><accept/></rule", "<"])
+ZONES = '<ingress-zone name="ANY"/><egress-zone name="HOST"/>'
+BAD_POLICIES = {
+    "no XML": "<",
+    "unknown target": f'<policy target="NONSENSE">{ZONES}</policy>',
+    "unknown family": f'<policy target="CONTINUE">{ZONES}<rule family="ipv7"><accept/></rule></policy>',
+}
+
+
+@pytest.mark.parametrize("bad", BAD_POLICIES.values(), ids=BAD_POLICIES)
 def test_a_policy_that_firewalld_would_not_take_is_refused(bad, inventory):
     command = yaml.safe_load((ROOT / "roles/firewall/vars/main.yml").read_text())["__firewall_validate"]
     check = " ".join(command.split()).replace("%s", "/tmp/minos.xml")
     on("node2", f"cp /etc/firewalld/policies/minos.xml /tmp/ && {check}")
-    zones = "<ingress-zone name='ANY'/><egress-zone name='HOST'/>"
-    assert (
-        on("node2", f'echo "<policy {bad}>{zones}</policy>" > /tmp/minos.xml; {check} >/dev/null 2>&1 || echo no')
-        == "no"
-    )
+    assert on("node2", f"echo '{bad}' > /tmp/minos.xml; {check} >/dev/null 2>&1 || echo refused") == "refused"
 
 
 def test_the_owners_rules_are_kept(inventory):
