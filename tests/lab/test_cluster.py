@@ -142,7 +142,7 @@ VALIDATED = {
         "case x in y) true ;; esa",
     ),
     "sshd": (
-        template_task("ssh_mesh", "Allow keys only")["validate"],
+        template_task("ssh_mesh", "Write the settings of sshd as a candidate")["validate"],
         "PasswordAuthentication no",
         "PasswordAuthentication never",
     ),

@@ -1,5 +1,14 @@
 """ssh_mesh: everybody gets in everywhere by key with host keys checked, nobody by password."""
 
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
 # `|| exit 1` below: testinfra takes status 255 for a failure of its own connection.
 LOGIN = "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=10 -p %s %s hostname"
 
@@ -42,3 +51,19 @@ def test_ssh_mesh_the_keys_open_from_the_members_only(host, told):
     assert len(keys) == len(told.members)
     sources = ",".join(told.members.values())
     assert all(line.startswith(f'from="{sources}" ssh-ed25519 ') for line in keys)
+
+
+def test_ssh_mesh_no_algorithm_fails_the_audit(told):
+    """By ssh-audit, from the network, where it can be reached without proxies."""
+    if not (program := shutil.which("ssh-audit")):
+        pytest.skip("ssh-audit is not installed here")
+    command = [*told.outsider, program, "--no-colors", f"--port={told.ssh_port}", told.address]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "(gen) banner" in done.stdout, done.stdout + done.stderr
+    assert re.findall(r"^.*\[fail\].*$", done.stdout, re.MULTILINE) == []
+
+
+def test_ssh_mesh_no_guard_is_waiting_to_take_the_settings_back(host):
+    assert not host.service("minos-sshd-back.timer").is_running
+    assert not host.file("/etc/ssh/sshd_config.d/10-minos.conf.trying").exists
+    assert host.run("cmp /etc/ssh/sshd_config.d/10-minos.conf.candidate /etc/ssh/sshd_config.d/10-minos.conf").rc == 0

@@ -1,0 +1,49 @@
+"""Render what a role would write, by Ansible's own templating, without a node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from paths import ROOT
+
+SHARED = yaml.safe_load((ROOT / "inventory/group_vars/all.yml").read_text())
+
+
+def _trusted(value: Any) -> Any:
+    if isinstance(value, str):
+        return trust_as_template(value)
+    if isinstance(value, dict):
+        return {key: _trusted(each) for key, each in value.items()}
+    return [_trusted(each) for each in value] if isinstance(value, list) else value
+
+
+def templar(role: str, **variables: Any) -> Templar:
+    """Ansible's templating with the role's own variables, and `variables` over its defaults."""
+    layers = {"ansible_managed": "Ansible managed"}
+    for folder in ("defaults", "vars"):
+        if (file := ROOT / "roles" / role / folder / "main.yml").exists():
+            layers |= _trusted(yaml.safe_load(file.read_text()) or {})
+    return Templar(DataLoader(), layers | variables)
+
+
+def rendered(role: str, template: str, **variables: Any) -> str:
+    """The text of roles/<role>/templates/<template>."""
+    text = (ROOT / "roles" / role / "templates" / template).read_text()
+    return templar(role, **variables).template(trust_as_template("#jinja2: trim_blocks: True\n" + text))
+
+
+def evaluated(role: str, name: str, **variables: Any) -> Any:
+    """The value of one of the role's variables."""
+    return templar(role, **variables).template(trust_as_template("{{ " + name + " }}"))
+
+
+def shared(name: str, host: str, hosts: dict[str, str], groups: dict[str, list[str]], **variables: Any) -> Any:
+    """The value of a shared variable for `host`; `hosts` maps the members to their addresses."""
+    layers = _trusted(SHARED) | variables
+    hostvars = {each: {"cluster_ip": address, "ansible_host": address} for each, address in hosts.items()}
+    layers |= {"groups": {"cluster": list(hosts), **groups}, "hostvars": hostvars, "inventory_hostname": host}
+    layers |= {"cluster_ip": hosts[host]}
+    return Templar(DataLoader(), layers).template(trust_as_template("{{ " + name + " }}"))
