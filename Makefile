@@ -50,6 +50,10 @@ test-unit: venv-dev ## tests without nodes
 test-lab: venv-dev ## tests with throw-away nodes (root or sudo)
 	$(PYTEST) tests/lab
 
+.PHONY: test-vm
+test-vm: venv-dev ## tests with virtual machines, which have kernels of their own (root or sudo); not part of `make test`
+	$(PYTEST) tests/vm
+
 .PHONY: nodes
 nodes: venv-dev ## check every node of an inventory: make nodes INVENTORY=inventory/hosts.yml
 	$(PYTEST) tests/nodes --ansible-inventory=$(or $(INVENTORY),inventory/lab)

@@ -4,8 +4,12 @@ import argparse
 import os
 import re
 import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
 
 from lab import host, inventory, verbs
+from lab import state as states
 from lab.config import DEFAULT_NODES, MAX_NODES, LabError, Paths, lab_name
 from lab.kinds import KINDS
 
@@ -33,6 +37,34 @@ def rate(text: str) -> str | None:
     return None if text == "none" else text
 
 
+def size(least: int, most: int) -> Callable[[str], int]:
+    def checked(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return int(text)
+
+    return checked
+
+
+def snapshot_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: use small letters, digits, - and _, a letter first")
+    return text
+
+
+def package_names(text: str) -> list[str]:
+    names = sorted(text.split(","))
+    if wrong := [name for name in names if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", name)]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is no name of a Debian package; write A,B,C")
+    return names
+
+
+def tar_file(text: str) -> str:
+    if not Path(text).is_file() or not tarfile.is_tarfile(text):
+        raise argparse.ArgumentTypeError(f"{text} is no tar file")
+    return str(Path(text).absolute())
+
+
 def parser() -> argparse.ArgumentParser:
     top = OneLineParser(prog="python3 -m lab", description="Throw-away nodes on this machine.")
     top.add_argument(host.SETTINGS_OPTION, help=argparse.SUPPRESS)
@@ -40,7 +72,11 @@ def parser() -> argparse.ArgumentParser:
 
     up = verb.add_parser("up", help="make the lab, or bring back what is off or half made")
     up.add_argument("-n", dest="count", type=node_count, metavar="N", help=f"how many nodes (default: {DEFAULT_NODES})")
-    up.add_argument("--kind", choices=sorted(KINDS), default="container", help="what the nodes are made of")
+    up.add_argument("--kind", choices=sorted(KINDS), help="what the nodes are made of (default: container)")
+    up.add_argument("--memory", type=size(512, 65536), metavar="MIB", help="of a VM node (default: 2048)")
+    up.add_argument("--disk", type=size(4, 1024), metavar="GIB", help="of a VM node (default: 16)")
+    up.add_argument("--packages", type=package_names, metavar="A,B", help="Debian packages that VM nodes have already")
+    up.add_argument("--layer", type=tar_file, metavar="TAR", help="is unpacked over the disk of every VM node")
     down = verb.add_parser("down", help="remove every trace of the lab")
     down.add_argument("--purge", action="store_true", help="the cached base image too")
     verb.add_parser("status", help="what is on").add_argument("--json", action="store_true")
@@ -59,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
     bandwidth = verb.add_parser("bandwidth", help="limit a node's link, both ways")
     bandwidth.add_argument("node", metavar="NODE")
     bandwidth.add_argument("rate", type=rate, metavar="RATE", help="100mbit, 2.5gbit, 500kbit, none")
+    for name, what in ("snapshot", "keep all nodes as they are now"), ("restore", "make all nodes what they were then"):
+        verb.add_parser(name, help=f"{what} (VM nodes)").add_argument("name", type=snapshot_name, metavar="NAME")
     verb.add_parser("reset", help="a new disk for one node, or all").add_argument("nodes", nargs="*", metavar="NODE")
     verb.add_parser("next", help="what one can type now")
     verb.add_parser("inventory", help="the lab as Ansible inventory JSON")
@@ -94,7 +132,9 @@ def words(command: list[str]) -> list[str]:
 def dispatch(parsed: argparse.Namespace, paths: Paths) -> int:
     match parsed.verb:
         case "up":
-            verbs.up(paths, parsed.count, parsed.kind, host.handed_over(parsed.host_settings))
+            options = {name: getattr(parsed, name) for name in states.VM_OPTIONS}
+            wanted = verbs.Wanted(parsed.count, parsed.kind, {name: value for name, value in options.items() if value})
+            verbs.up(paths, wanted, host.handed_over(parsed.host_settings))
         case "down":
             verbs.down(paths, purge=parsed.purge)
         case "status":
@@ -115,6 +155,10 @@ def dispatch(parsed: argparse.Namespace, paths: Paths) -> int:
             verbs.bandwidth(paths, parsed.node, parsed.rate)
         case "reset":
             verbs.reset(paths, parsed.nodes)
+        case "snapshot":
+            verbs.snapshot(paths, parsed.name)
+        case "restore":
+            verbs.restore(paths, parsed.name)
         case "next":
             verbs.next_steps(paths)
         case "inventory":

@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from lab import cgroup, host, image, keys, network, process, rootfs
+from lab import cgroup, host, image, lan, network, process, rootfs
 from lab.config import SHARE_IN_NODE, LabError, Paths
-from lab.files import remove_tree, write_atomically
-from lab.hostsettings import HostSettings
-from lab.node import Kind, Node
+from lab.files import remove_tree
+from lab.lan import LanKind
+from lab.node import Node
 from lab.state import LabState
 
 OFF_PATIENCE = 90.0  # seconds for a clean shutdown: systemd's own limit for one service
@@ -50,8 +50,8 @@ class ContainerNode(Node):
         return rootfs.root_of(self._paths, self.name).exists()
 
     def create(self) -> None:
-        settings = read_settings(self._paths)
-        base = image.ensure(self._paths, settings)
+        settings = lan.read_settings(self._paths)
+        base = image.ensure(self._paths, settings, image.CONTAINER)
         rootfs.create(self._paths, self._state, settings, base, self.name)
 
     def erase(self) -> None:
@@ -132,68 +132,21 @@ def _sweep_crumbs(lab: str) -> None:
             empty.rmdir()
 
 
-def read_settings(paths: Paths) -> HostSettings:
-    return HostSettings.from_json(paths.settings.read_text())
+class Containers(LanKind):
+    nic = network.NODE_NIC
 
-
-class Containers(Kind):
     def prepare_host(self) -> None:
-        host.install_missing()
+        host.install_missing({**host.TOOLS, **host.CONTAINER_TOOLS})
         host.check_devices()
         if not cgroup.systemd_runs_here() and not cgroup.hierarchies():
             raise LabError("no writable control groups (cgroup2): containers that boot systemd need them")
 
-    def raise_lan(self, state: LabState, settings: HostSettings) -> None:
-        self.paths.logs.mkdir(parents=True, exist_ok=True)
-        self.paths.sockets.mkdir(exist_ok=True)
-        network.raise_lan(self.paths, state, host_loopback=settings.needs_host_loopback())
-        running = {found.role for found in process.find(self.paths.lab)}
-        for name, node in state.nodes.items():
-            if f"door-{name}" not in running:
-                door = f"UNIX-LISTEN:{self.door(node.address)},fork,unlink-early,mode=0600,user={state.owner}"
-                sshd = f"TCP4:{node.address}:22,connect-timeout=10"
-                process.spawn(
-                    self.paths.lab, f"door-{name}",
-                    network.inside(network.lan_namespace(self.paths.lab), "socat", door, sshd),
-                    log=self.paths.logs / "doors.log",
-                )  # fmt: skip
-
-    def prepare_nodes(self, state: LabState, settings: HostSettings) -> None:
-        keys.make_private(self.paths, state.owner)
-        write_atomically(self.paths.settings, settings.to_json(), mode=0o600, owner=state.owner)
-        keys.write_known_hosts(self.paths, state)
-        self.paths.nodes.mkdir(exist_ok=True)
-        self.paths.nodes.chmod(0o700)
-        self.paths.share.mkdir(exist_ok=True)
-        if not all(self.node(state, name).exists() for name in state.nodes):
-            image.ensure(self.paths, settings)
+    def recipe(self, state: LabState) -> image.Recipe:
+        return image.CONTAINER
 
     def node(self, state: LabState, name: str) -> ContainerNode:
         return ContainerNode(self.paths, state, name)
 
-    def proxy_command(self) -> str:
-        return f"socat - UNIX-CONNECT:{self.door('%h')}"
-
-    def door(self, address: str) -> str:
-        return str(self.paths.sockets / f"{address}.sock")
-
-    def outsider_argv(self, command: list[str]) -> list[str]:
-        if not network.exists(network.lan_namespace(self.paths.lab)):
-            raise LabError("the lab is not up: run make lab-up")
-        return network.inside(network.lan_namespace(self.paths.lab), *command)
-
-    def sweep(self) -> None:
-        process.kill(self.paths.lab, process.find(self.paths.lab, process.HELPER))
-
     def remove_everything(self) -> None:
-        lab = self.paths.lab
-        while left := process.find(lab):
-            process.kill(lab, left)
-        cgroup.kill(lab)
-        network.lower_lan(lab)
-        cgroup.remove(lab)
-        image.sweep(self.paths)
-        _sweep_crumbs(lab)
-
-    def purge(self) -> None:
-        image.purge(self.paths)
+        super().remove_everything()
+        _sweep_crumbs(self.paths.lab)

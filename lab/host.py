@@ -17,9 +17,10 @@ SETTINGS_OPTION = "--host-settings"
 CLONE = Path(__file__).resolve().parent.parent
 
 # tool -> (Debian and Ubuntu package, what for)
-TOOLS = {
+Tools = dict[str, tuple[str, str]]
+# What every kind of node needs, and what each kind needs beyond it.
+TOOLS: Tools = {
     "mmdebstrap": ("mmdebstrap", "makes the nodes' Debian image"),
-    "systemd-nspawn": ("systemd-container", "boots the nodes"),
     "slirp4netns": ("slirp4netns", "the nodes' way out, for apt and pip"),
     "nft": ("nftables", "the LAN's router"),
     "ip": ("iproute2", "the LAN's wires"),
@@ -27,6 +28,12 @@ TOOLS = {
     "ssh": ("openssh-client", "logs in to the nodes"),
     "sysctl": ("procps", "the LAN's router"),
     "tar": ("tar", "unpacks the image"),
+}
+CONTAINER_TOOLS: Tools = {"systemd-nspawn": ("systemd-container", "boots the nodes")}
+VM_TOOLS: Tools = {
+    "qemu-system-x86_64": ("qemu-system-x86", "the nodes' hardware"),
+    "qemu-img": ("qemu-utils", "the nodes' disks"),
+    "mke2fs": ("e2fsprogs", "the nodes' file systems"),
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -45,8 +52,8 @@ def become_root(arguments: list[str]) -> None:
     if os.getuid() == 0:
         return
     if shutil.which("sudo") is None:
-        raise LabError("containers need root and there is no sudo here: run the same command as root")
-    print(f"lab: containers need root, so: sudo {Path(sys.executable).name} -m lab {' '.join(arguments)}", flush=True)
+        raise LabError("the lab needs root and there is no sudo here: run the same command as root")
+    print(f"lab: the lab needs root, so: sudo {Path(sys.executable).name} -m lab {' '.join(arguments)}", flush=True)
     with tempfile.NamedTemporaryFile("w", prefix="minos-lab-", suffix=".json") as file:  # 0600
         json.dump({"settings": settings_of_caller().to_json()}, file)
         file.flush()
@@ -64,17 +71,17 @@ def handed_over(file: str | None) -> HostSettings:
     return HostSettings.from_json(json.loads(Path(file).read_text())["settings"])
 
 
-def missing() -> dict[str, str]:
+def missing(tools: Tools = TOOLS) -> dict[str, str]:
     """Packages to install -> why."""
-    wanted = {package: why for tool, (package, why) in TOOLS.items() if shutil.which(tool) is None}
+    wanted = {package: why for tool, (package, why) in tools.items() if shutil.which(tool) is None}
     if not KEYRING.exists():
         wanted["debian-archive-keyring"] = "checks the signatures of the nodes' packages"
     return wanted
 
 
-def install_missing() -> None:
+def install_missing(tools: Tools = TOOLS) -> None:
     """Install what is missing by apt, saying so. Raises LabError where there is no apt."""
-    wanted = missing()
+    wanted = missing(tools)
     if not wanted:
         return
     for package, why in wanted.items():

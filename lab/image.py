@@ -1,4 +1,4 @@
-"""The base image: a bare Debian server as its installer leaves it, made once, kept as a tar file.
+"""The base images: a bare Debian server as its installer leaves it, made once, kept as a tar file.
 
 What a node needs beyond that is what site.yml is there to install.
 """
@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab import hostsettings, process
@@ -35,26 +36,55 @@ echo '{NODE_USER} ALL=(ALL) NOPASSWD: ALL' > "$1"/etc/sudoers.d/{NODE_USER}
 chmod 0440 "$1"/etc/sudoers.d/{NODE_USER}
 echo 'LANG=C.UTF-8' > "$1"/etc/default/locale
 mkdir -p "$1"{"/srv/minos"}
-chroot "$1" systemctl enable systemd-networkd.service
 """
 
 
-def ensure(paths: Paths, settings: HostSettings) -> Path:
+@dataclass(frozen=True)
+class Recipe:
+    """What one kind of node has of its own."""
+
+    packages: tuple[str, ...] = ()
+    before: str = ""
+    """Shell commands in the image's root ($1) before these packages are installed."""
+    finish: str = ""
+    """The same at the end."""
+
+
+CONTAINER = Recipe(finish='chroot "$1" systemctl enable systemd-networkd.service\n')
+# A kernel of its own, which has NFS, and what Debian's installer puts around one. MODULES=list: the initial RAM disk
+# holds the drivers of these machines only, so that one boots without a hardware accelerator in bearable time.
+VM = Recipe(
+    packages=(
+        "e2fsprogs", "ifupdown", "initramfs-tools", "isc-dhcp-client", "linux-image-cloud-amd64", "qemu-guest-agent",
+        "systemd-timesyncd", "udev",
+    ),
+    before="""
+set -e
+mkdir -p "$1"/etc/initramfs-tools/conf.d "$1"/usr/share/initramfs-tools/modules.d
+echo MODULES=list > "$1"/etc/initramfs-tools/conf.d/lab
+echo RESUME=none >> "$1"/etc/initramfs-tools/conf.d/lab
+printf '%s\n' virtio_pci virtio_blk ext4 > "$1"/usr/share/initramfs-tools/modules.d/lab
+""",
+)  # fmt: skip
+
+
+def ensure(paths: Paths, settings: HostSettings, recipe: Recipe) -> Path:
     """The image's tar file, made now if it is not in the cache."""
     sources = _sources(_host_mirrors())
-    recipe = "\n".join([SUITE, " ".join(PACKAGES), " ".join(LEFT_OUT), sources, FINISH, _machine()])
-    image = paths.cache / f"base-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.tar"
+    packages, finish = PACKAGES + recipe.packages, FINISH + recipe.finish
+    text = "\n".join([SUITE, " ".join(packages), " ".join(LEFT_OUT), sources, recipe.before + finish, machine()])
+    image = paths.cache / f"base-{hashlib.sha256(text.encode()).hexdigest()[:16]}.tar"
     if image.exists():
         return image
     paths.cache.mkdir(parents=True, exist_ok=True)
     with _one_builder(paths.cache):
         if not image.exists():  # another lab may have made it while this one waited
             _sweep(paths.cache)
-            _build(paths, settings, sources, image)
+            _build(paths, settings, recipe, sources, image)
     return image
 
 
-def _build(paths: Paths, settings: HostSettings, sources: str, image: Path) -> None:
+def _build(paths: Paths, settings: HostSettings, recipe: Recipe, sources: str, image: Path) -> None:
     started = time.monotonic()
     print(f"lab: making the base image (Debian {SUITE}), once; a minute or two ...", flush=True)
     workshop = paths.cache / "building"
@@ -66,8 +96,9 @@ def _build(paths: Paths, settings: HostSettings, sources: str, image: Path) -> N
     # In namespaces of its own, tied to this process's life: killed at any moment it leaves no process and no
     # mount behind, only the workshop, which the next command sweeps.
     command = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-               "mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar", f"--include={','.join(PACKAGES)}",
-               f"--customize-hook={FINISH}", *exclusions, *proxies,
+               "mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar",
+               f"--include={','.join(PACKAGES + recipe.packages)}", f"--essential-hook={recipe.before or 'true'}",
+               f"--customize-hook={FINISH}{recipe.finish}", *exclusions, *proxies,
                SUITE, str(tar), str(workshop / "debian.sources")]  # fmt: skip
     environment = {**process.marked(paths.lab, process.HELPER), **settings.proxy_env, "TMPDIR": str(workshop)}
     with log.open("wb") as output:
@@ -130,5 +161,5 @@ def _host_mirrors() -> dict[str, str]:
     return hostsettings.apt_mirrors(text, codename)
 
 
-def _machine() -> str:
+def machine() -> str:
     return os.uname().machine

@@ -49,7 +49,7 @@ def inventory(paths: Paths, state: LabState, settings: HostSettings) -> dict:
             "ansible_ssh_private_key_file": str(paths.ssh_key),
             "ansible_ssh_common_args": options,
             "ansible_python_interpreter": "/usr/bin/python3",
-            "lan_interface": network.NODE_NIC,
+            "lan_interface": kind(state.kind, paths).nic,
         }
         for name, node in state.nodes.items()
     }
@@ -66,9 +66,17 @@ def inventory(paths: Paths, state: LabState, settings: HostSettings) -> dict:
 def shared_variables(paths: Paths, state: LabState, settings: HostSettings) -> dict:
     """What is true for every node, with the host's package settings as the nodes must write them."""
     host = network.host_of_uplink(state)
+    nodes = kind(state.kind, paths)
 
     def seen(urls: list[str]) -> list[str]:
-        return [hostsettings.for_nodes(url, host) for url in urls]
+        return [as_seen(url) for url in urls]
+
+    def as_seen(url: str) -> str:
+        local = hostsettings.local_path(url)
+        if local is None:
+            return hostsettings.for_nodes(url, host)
+        there = nodes.package_url(state, str(local))
+        return url if there == str(local) else there
 
     proxy_env = {name: hostsettings.for_nodes(value, host) for name, value in settings.proxy_env.items()}
     if proxy_env:
@@ -86,8 +94,6 @@ def shared_variables(paths: Paths, state: LabState, settings: HostSettings) -> d
         # The checks of the nodes ask from here what somebody on the LAN who is no member can reach.
         "outsider_command": ["env", f"MINOS_LAB={paths.lab}", sys.executable, "-m", "lab", "exec", "lan"],
     }
-    if settings.find_links:
-        variables["python_env_find_links"] = settings.find_links
     if settings.index_url:
         variables["python_env_index_url"] = seen([settings.index_url])[0]
     if settings.ca_bundle:

@@ -48,7 +48,7 @@ def write_known_hosts(paths: Paths, state: LabState) -> None:
     for name, node in state.nodes.items():
         for key in host_keys(paths, name):
             kind, blob, _ = public(key).read_text().split(maxsplit=2)
-            lines.append(f"{node.address} {kind} {blob}\n")
+            lines.append(f"{node.address},{state.spare_address(name)} {kind} {blob}\n")
     write_atomically(paths.known_hosts, "".join(lines), mode=0o600, owner=state.owner)
 
 

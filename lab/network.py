@@ -58,10 +58,11 @@ def host_of_uplink(state: LabState) -> str:
     return _uplink_address(state, 2)
 
 
-def raise_lan(paths: Paths, state: LabState, *, host_loopback: bool) -> None:
+def raise_lan(paths: Paths, state: LabState, *, host_loopback: bool, ipv6: bool) -> None:
     """Bring up whatever is missing of bridge, router and way out.
 
     `host_loopback`: let the nodes reach the host's 127.0.0.1, needed only for a proxy that listens there.
+    `ipv6`: the router has an IPv6 address on the LAN; it routes none.
     """
     lab, lan = paths.lab, lan_namespace(paths.lab)
     if not exists(lan):
@@ -69,6 +70,8 @@ def raise_lan(paths: Paths, state: LabState, *, host_loopback: bool) -> None:
     if BRIDGE not in process.run(lab, "ip", "-n", lan, "-br", "link", "show", "type", "bridge"):
         process.run(lab, "ip", "-n", lan, "link", "add", BRIDGE, "type", "bridge")
     process.run(lab, *inside(lan, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.disable_ipv6=1"))
+    if ipv6:
+        process.run(lab, *inside(lan, "sysctl", "-qw", f"net.ipv6.conf.{BRIDGE}.disable_ipv6=0"))
     process.run(
         lab, "ip", "-n", lan, "-batch", "-",
         stdin=f"link set lo up\naddress replace {state.gateway}/24 dev {BRIDGE}\nlink set {BRIDGE} up\n",
@@ -120,7 +123,7 @@ def plug_in(lab: str, node: str, settings: NodeState) -> None:
     _add_namespace(lab, own)
     process.run(
         lab, "ip", "-n", lan, "link", "add", node, "type", "veth",
-        "peer", "name", NODE_NIC, "address", _mac(lab, node), "netns", own,
+        "peer", "name", NODE_NIC, "address", mac(lab, node), "netns", own,
     )  # fmt: skip
     process.run(lab, "ip", "-n", lan, "link", "set", node, "master", BRIDGE)
     set_bandwidth(lab, node, settings.bandwidth)
@@ -140,8 +143,12 @@ def set_cable(lab: str, node: str, plugged: bool) -> None:
 
 
 def set_bandwidth(lab: str, node: str, rate: str | None) -> None:
-    """Limit a node's link in both directions, None: no limit. By tbf, which every kernel has (netem is rarer)."""
-    ends = ((lan_namespace(lab), node), (node_namespace(lab, node), NODE_NIC))
+    """Limit a node's link in both directions, None: no limit."""
+    limit(lab, [(lan_namespace(lab), node), (node_namespace(lab, node), NODE_NIC)], rate)
+
+
+def limit(lab: str, ends: list[tuple[str, str]], rate: str | None) -> None:
+    """Limit what leaves each of the interfaces, (namespace, name). By tbf, which every kernel has (netem is rarer)."""
     for namespace, nic in ends:
         if rate is None:
             process.run(lab, "tc", "-n", namespace, "qdisc", "del", "dev", nic, "root", check=False)
@@ -163,7 +170,7 @@ def _burst(rate: str) -> int:
     return max(15140, int(rate_in_bits(rate) / 8 / 250))
 
 
-def _mac(lab: str, node: str) -> str:
+def mac(lab: str, node: str) -> str:
     """The same NIC has the same address at every start; 02 marks it as locally administered."""
     return "02:" + hashlib.sha256(f"{lab}/{node}".encode()).digest()[:5].hex(":")
 

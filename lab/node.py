@@ -52,9 +52,34 @@ class Node(ABC):
     def exec_argv(self, command: list[str]) -> list[str]:
         """A command of the host that runs `command` as root inside the node, without SSH."""
 
+    # The rest is for kinds with `snapshots`.
+
+    def freeze(self) -> None:
+        """Stop a node that is on between two instructions."""
+        raise NotImplementedError
+
+    def thaw(self) -> None:
+        """Let a frozen node go on, with its clock and its cable right."""
+        raise NotImplementedError
+
+    def save(self, snapshot: str) -> None:
+        """Keep a frozen node's disk and memory under a name; one of that name is replaced."""
+        raise NotImplementedError
+
+    def load(self, snapshot: str) -> None:
+        """Make a node that is off or frozen what it was in a snapshot. It is frozen afterwards."""
+        raise NotImplementedError
+
 
 class Kind(ABC):
     """One way to make nodes and the LAN between them."""
+
+    boot_patience = 120.0
+    """Seconds until a node that was switched on must let its owner log in."""
+    nic = "lan0"
+    """Name of the LAN's network card in a node."""
+    snapshots = False
+    """Its nodes can be frozen and kept, memory and disk."""
 
     def __init__(self, paths: Paths):
         self.paths = paths
@@ -85,6 +110,10 @@ class Kind(ABC):
     @abstractmethod
     def outsider_argv(self, command: list[str]) -> list[str]:
         """A command of the host that runs `command` on the LAN, on a machine that is no node."""
+
+    def package_url(self, state: LabState, directory: str) -> str:
+        """How a node writes a directory with Python packages of the host."""
+        return directory
 
     @abstractmethod
     def sweep(self) -> None:

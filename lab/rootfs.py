@@ -18,26 +18,36 @@ def root_of(paths: Paths, node: str) -> Path:
 
 
 def create(paths: Paths, state: LabState, settings: HostSettings, image: Path, node: str) -> None:
-    """Make the node's root. It gets its final name last: a root that exists is complete."""
+    """Make a container node's root. It gets its final name last: a root that exists is complete."""
     final = root_of(paths, node)
     draft = final.with_name("draft")
-    remove_tree(draft)
-    draft.mkdir(parents=True)
-    process.run(
-        paths.lab, "tar", "-C", draft, "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", image,
-    )  # fmt: skip
-    _identify(paths, draft, node)
+    unpack(paths, state, settings, image, node, draft)
     _connect(draft, state, node)
-    _let_in(paths, draft, node)
-    _hand_over(paths, state, settings, draft)
     draft.rename(final)
 
 
+def unpack(paths: Paths, state: LabState, settings: HostSettings, image: Path, node: str, root: Path) -> None:
+    """The image in the new directory `root`, with all that makes it this node but the settings of its network."""
+    remove_tree(root)
+    root.mkdir(parents=True)
+    unpack_tar(paths, image, root)
+    _identify(paths, root, node)
+    write(root / "etc/resolv.conf", f"nameserver {state.gateway}\n")
+    _let_in(paths, root, node)
+    _hand_over(paths, state, settings, root)
+
+
+def unpack_tar(paths: Paths, archive: Path | str, root: Path) -> None:
+    process.run(
+        paths.lab, "tar", "-C", root, "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", archive,
+    )  # fmt: skip
+
+
 def _identify(paths: Paths, root: Path, node: str) -> None:
-    _write(root / "etc/hostname", f"{node}\n")
-    _write(root / "etc/machine-id", f"{uuid.uuid4().hex}\n", mode=0o444)
+    write(root / "etc/hostname", f"{node}\n")
+    write(root / "etc/machine-id", f"{uuid.uuid4().hex}\n", mode=0o444)
     # As Debian's installer writes it; the line for 127.0.1.1 is one of the things site.yml has to deal with.
-    _write(
+    write(
         root / "etc/hosts",
         f"127.0.0.1\tlocalhost\n127.0.1.1\t{node}\n\n"
         "# The following lines are desirable for IPv6 capable hosts\n"
@@ -47,24 +57,23 @@ def _identify(paths: Paths, root: Path, node: str) -> None:
 
 def _connect(root: Path, state: LabState, node: str) -> None:
     # 80: the 10-netplan-*.network that netplan writes must win once site.yml configures the address.
-    _write(
+    write(
         root / "etc/systemd/network/80-lan.network",
         f"[Match]\nName={network.NODE_NIC}\n\n[Network]\nAddress={state.nodes[node].address}/24\n"
         f"Gateway={state.gateway}\nDNS={state.gateway}\n",
     )
-    _write(root / "etc/resolv.conf", f"nameserver {state.gateway}\n")
 
 
 def _let_in(paths: Paths, root: Path, node: str) -> None:
     for key in keys.host_keys(paths, node):
-        _write(root / "etc/ssh" / key.name, key.read_text(), mode=0o600)
-        _write(root / "etc/ssh" / keys.public(key).name, keys.public(key).read_text())
+        write(root / "etc/ssh" / key.name, key.read_text(), mode=0o600)
+        write(root / "etc/ssh" / keys.public(key).name, keys.public(key).read_text())
     process.run(
         paths.lab, "chroot", root, "install", "-d", "-m", "0700", "-o", NODE_USER, "-g", NODE_USER,
         f"/home/{NODE_USER}/.ssh",
     )  # fmt: skip
     authorized = root / f"home/{NODE_USER}/.ssh/authorized_keys"
-    _write(authorized, keys.public(paths.ssh_key).read_text(), mode=0o600)
+    write(authorized, keys.public(paths.ssh_key).read_text(), mode=0o600)
     home = (root / f"home/{NODE_USER}").stat()
     shutil.chown(authorized, home.st_uid, home.st_gid)
     process.run(paths.lab, "chroot", root, "chpasswd", stdin=f"{NODE_USER}:{paths.password.read_text()}")
@@ -78,16 +87,16 @@ def _hand_over(paths: Paths, state: LabState, settings: HostSettings, root: Path
             f'Acquire::{scheme}::Proxy "{hostsettings.for_nodes(url, host)}";\n'
             for scheme, url in settings.apt_proxy.items()
         ]
-        _write(root / "etc/apt/apt.conf.d/80proxy", "".join(lines))
+        write(root / "etc/apt/apt.conf.d/80proxy", "".join(lines))
     bundles = [hostsettings.SYSTEM_BUNDLE, *([Path(settings.ca_bundle)] if settings.ca_bundle else [])]
     missing = hostsettings.missing_certificates(bundles, (root / NODE_BUNDLE).read_text())
     for number, pem in enumerate(missing, start=1):
-        _write(root / f"usr/local/share/ca-certificates/host-{number}.crt", pem + "\n")
+        write(root / f"usr/local/share/ca-certificates/host-{number}.crt", pem + "\n")
     if missing:
         process.run(paths.lab, "chroot", root, "update-ca-certificates")
 
 
-def _write(path: Path, text: str, *, mode: int = 0o644) -> None:
+def write(path: Path, text: str, *, mode: int = 0o644) -> None:
     path.unlink(missing_ok=True)  # also a symbolic link, which would lead out of the root
     path.write_text(text)
     path.chmod(mode)

@@ -10,13 +10,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from lab.config import LabError, Paths
 from lab.files import write_atomically
 
 FIRST_NODE = 11  # host part of node1's address; .1 is the gateway
+VM_OPTIONS = ("memory", "disk", "packages", "layer")  # of `up`, and fields below
+SPARE = 100  # from a node's address to its spare one
 
 
 @dataclass
@@ -41,6 +43,20 @@ class LabState:
     """uid of the person the keys and SSH sockets belong to."""
     ready: bool = False
     """False while `up` has not finished once."""
+    memory: int = 2048
+    """MiB per node; VM nodes only."""
+    disk: int = 16
+    """GiB per node; VM nodes only."""
+    processors: int = 1
+    """Per node; VM nodes only."""
+    packages: list[str] = field(default_factory=list)
+    """Debian packages that are on every disk beforehand; VM nodes only."""
+    layer: str = ""
+    """Tar file that is unpacked over every new disk, empty: none; VM nodes only."""
+    accelerator: str = ""
+    """What runs VM nodes: "kvm" or "tcg", empty while nobody has tried. A snapshot can be used only with its own."""
+    snapshots: dict[str, list[str]] = field(default_factory=dict)
+    """Name -> the nodes that are in it."""
     nodes: dict[str, NodeState] = field(default_factory=dict)
 
     @property
@@ -50,6 +66,10 @@ class LabState:
     @property
     def gateway(self) -> str:
         return str(self.network[1])
+
+    def spare_address(self, name: str) -> str:
+        """An address that nobody has: for a node that is to change its own. SSH finds the node there too."""
+        return str(IPv4Address(self.nodes[name].address) + SPARE)
 
     def add_node(self, name: str) -> None:
         self.nodes[name] = NodeState(address=str(self.network[FIRST_NODE + len(self.nodes)]))

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from lab import cgroup, container, network, process, state
+from lab import cgroup, container, lan, network, process, state
 from lab.config import LabError, Paths
 
 REBOOT = 133  # systemd-nspawn's exit status when a node with --keep-unit reboots itself
@@ -30,7 +30,7 @@ def main(lab: str, node: str) -> int:
 def _run(paths: Paths, node: str) -> int:
     """Boot the node and wait until it is off. Returns systemd-nspawn's exit status."""
     groups = cgroup.make(paths.lab, node)
-    binds = container.read_settings(paths).local_directories()
+    binds = lan.read_settings(paths).local_directories()
     # Should this process be killed, the node goes with it: nothing else looks after its reboots.
     command = [
         "setpriv",

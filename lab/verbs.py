@@ -4,8 +4,9 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from os import cpu_count
 from pathlib import Path
@@ -19,11 +20,21 @@ from lab.kinds import KINDS, kind
 from lab.node import Kind, Node
 from lab.state import LabState
 
-BOOT_PATIENCE = 120.0  # seconds until a node that was switched on must let its owner log in
+DEFAULT_KIND = "container"
 NEXT = """Next:
   ansible-playbook -i inventory/lab site.yml     make them a cluster
   python3 -m lab ssh node1                       look around (also: status, kill, start, cable, bandwidth, reset)
   python3 -m lab down                            remove every trace"""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `up` was asked for; None: as it is, or the default."""
+
+    count: int | None = None
+    kind: str | None = None
+    options: dict[str, object] = field(default_factory=dict)
+    """Of state.VM_OPTIONS, those that were named."""
 
 
 @dataclass
@@ -53,12 +64,13 @@ class Lab:
         states.save(self.paths, self.state)
 
 
-def up(paths: Paths, count: int | None, kind_name: str, settings: HostSettings) -> None:
+def up(paths: Paths, wanted: Wanted, settings: HostSettings) -> None:
     """Make the lab, or bring back what is off or half made of it."""
     started = time.monotonic()
-    kind(kind_name, paths).prepare_host()
+    state = states.load(paths)
+    kind(wanted.kind or (state.kind if state else DEFAULT_KIND), paths).prepare_host()
     with states.exclusive(paths.lock):
-        lab = _found_or_founded(paths, count, kind_name)
+        lab = _found_or_founded(paths, wanted)
         lab.kind.sweep()
         lab.kind.raise_lan(lab.state, settings)
         lab.kind.prepare_nodes(lab.state, settings)
@@ -74,20 +86,28 @@ def up(paths: Paths, count: int | None, kind_name: str, settings: HostSettings) 
     print(f"lab: {len(lab.state.nodes)} nodes answer SSH after {time.monotonic() - started:.1f} s\n{NEXT}")
 
 
-def _found_or_founded(paths: Paths, count: int | None, kind_name: str) -> Lab:
+def _found_or_founded(paths: Paths, wanted: Wanted) -> Lab:
     state = states.load(paths)
     if state is None:
         # Nothing may be left of an earlier lab whose state was lost: its addresses could be others.
         _remove(paths)
         paths.lib.mkdir(parents=True)
         lan, uplink = subnets.choose(_taken(), 2)
-        state = LabState(kind=kind_name, subnet=str(lan), uplink=str(uplink), owner=host.owner())
-    elif state.kind != kind_name:
+        state = LabState(wanted.kind or DEFAULT_KIND, subnet=str(lan), uplink=str(uplink), owner=host.owner())
+        if state.kind != "vm" and wanted.options:
+            raise LabError(f"--{next(iter(wanted.options))} is for virtual machines: add --kind vm")
+        vars(state).update(wanted.options)
+        # A node's processors are threads of the host. Once and for all: a snapshot fits its own hardware only.
+        state.processors = max(1, (cpu_count() or 1) // (wanted.count or DEFAULT_NODES))
+    elif wanted.kind not in (None, state.kind):
         raise LabError(f"this lab is made of {state.kind} nodes: `python3 -m lab down` first, or another MINOS_LAB")
-    wanted = count or len(state.nodes) or DEFAULT_NODES
-    if wanted < len(state.nodes):
-        raise LabError(f"-n {wanted}: the lab has {len(state.nodes)} nodes; to make it smaller: python3 -m lab down")
-    for name in node_names(wanted)[len(state.nodes) :]:
+    elif other := [name for name, value in wanted.options.items() if getattr(state, name) != value]:
+        is_now = getattr(state, other[0]) or "none"
+        raise LabError(f"--{other[0]} is {is_now} in this lab: `python3 -m lab down` first, or another MINOS_LAB")
+    count = wanted.count or len(state.nodes) or DEFAULT_NODES
+    if count < len(state.nodes):
+        raise LabError(f"-n {count}: the lab has {len(state.nodes)} nodes; to make it smaller: python3 -m lab down")
+    for name in node_names(count)[len(state.nodes) :]:
         state.add_node(name)
         state.ready = False
     states.save(paths, state)
@@ -136,10 +156,15 @@ def status(paths: Paths, *, as_json: bool) -> None:
     lab = Lab.load(paths)
     if as_json:
         nodes = {
-            node.name: {**vars(lab.state.nodes[node.name]), "power": "on" if node.is_on() else "off"}
+            node.name: {
+                **vars(lab.state.nodes[node.name]),
+                "spare_address": lab.state.spare_address(node.name),
+                "power": "on" if node.is_on() else "off",
+            }
             for node in lab.all_nodes()
         }
-        print(json.dumps({"lab": paths.lab, "ready": lab.state.ready, "share": str(paths.share), "nodes": nodes}))
+        of_all = {name: getattr(lab.state, name) for name in ("kind", "accelerator", "snapshots", "ready")}
+        print(json.dumps({"lab": paths.lab, **of_all, "share": str(paths.share), "nodes": nodes}))
         return
     print(table(lab))
     if not lab.state.ready:
@@ -201,6 +226,8 @@ def reset(paths: Paths, names: list[str]) -> None:
         lab = Lab.load(paths)
         nodes = [lab.node(name) for name in names] or lab.all_nodes()
         lab.kind.sweep()
+        lab.state.snapshots.clear()  # they are of all nodes, and these lose theirs
+        lab.save()
         for node in nodes:
             node.pull_plug()
             node.erase()
@@ -209,6 +236,50 @@ def reset(paths: Paths, names: list[str]) -> None:
             node.start()
         wait_for_login(lab, [node.name for node in nodes if lab.state.nodes[node.name].cable])
     print(f"lab: as new: {', '.join(node.name for node in nodes)}")
+
+
+def snapshot(paths: Paths, name: str) -> None:
+    """Keep disk and memory of all nodes, of one moment."""
+    started = time.monotonic()
+    with states.exclusive(paths.lock):
+        lab = Lab.load(paths)
+        if not lab.kind.snapshots:
+            raise LabError(f"{lab.state.kind} nodes have no snapshots: MINOS_LAB=NAME python3 -m lab up --kind vm")
+        nodes = lab.all_nodes()
+        if off := [node.name for node in nodes if not node.is_on()]:
+            raise LabError(f"a snapshot is of running nodes, and {', '.join(off)} is off: python3 -m lab up")
+        lab.state.snapshots.pop(name, None)
+        lab.save()
+        try:
+            each(nodes, lambda node: node.freeze())
+            each(nodes, lambda node: node.save(name))
+        finally:
+            each(nodes, lambda node: node.thaw())
+        lab.state.snapshots[name] = list(lab.state.nodes)
+        lab.save()
+    print(f"lab: snapshot {name} of {len(nodes)} nodes made in {time.monotonic() - started:.1f} s")
+
+
+def restore(paths: Paths, name: str) -> None:
+    """Make all nodes what they were when the snapshot was made, whether they are on or off now."""
+    started = time.monotonic()
+    with states.exclusive(paths.lock):
+        lab = Lab.load(paths)
+        if lab.state.snapshots.get(name) != list(lab.state.nodes):
+            usable = [known for known, nodes in lab.state.snapshots.items() if nodes == list(lab.state.nodes)]
+            raise LabError(f"no snapshot {name!r} of these nodes; there is {', '.join(usable) or 'none'}")
+        nodes = lab.all_nodes()
+        each([node for node in nodes if node.is_on()], lambda node: node.freeze())
+        each(nodes, lambda node: node.load(name))
+        each(nodes, lambda node: node.thaw())
+        wait_for_login(lab, list(lab.state.nodes))
+    print(f"lab: {len(nodes)} nodes are as in snapshot {name} after {time.monotonic() - started:.1f} s")
+
+
+def each(nodes: list[Node], action: Callable[[Node], None]) -> None:
+    """For all nodes at once; they wait for disks and guests, not for a processor."""
+    with ThreadPoolExecutor(max_workers=len(nodes) or 1) as pool:
+        list(pool.map(action, nodes))
 
 
 def cable(paths: Paths, name: str, *, plugged: bool) -> None:
@@ -263,12 +334,12 @@ def exec_argv(paths: Paths, name: str, command: list[str]) -> list[str]:
 
 def wait_for_login(lab: Lab, names: list[str]) -> None:
     """Until every node lets its owner in and runs a command. A node that does not boot is named, with where to look."""
-    deadline = time.monotonic() + BOOT_PATIENCE
+    deadline = time.monotonic() + lab.kind.boot_patience
     for name in names:
         if not lab.state.nodes[name].cable:
             continue
         login = _ssh(lab.paths, lab.state, name, ["true"])
-        login[1:1] = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
+        login[1:1] = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]
         while (
             tried := subprocess.run(login, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         ).returncode != 0:

@@ -132,7 +132,10 @@ def test_a_swapped_host_key_is_refused(address):
     right = known.read_text()
     swapped = {address["node1"]: address["node2"], address["node2"]: address["node1"]}
     known.write_text(
-        "".join(f"{swapped[ip]} {rest}\n" for ip, rest in (line.split(" ", 1) for line in right.split("\n") if line))
+        "".join(
+            f"{swapped[ip.partition(',')[0]]} {rest}\n"
+            for ip, rest in (line.split(" ", 1) for line in right.split("\n") if line)
+        )
     )
     try:
         refused = lab("ssh", "node1", "true", check=False)
