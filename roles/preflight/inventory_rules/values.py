@@ -42,6 +42,8 @@ def account_number(value: Any) -> bool:
 
 
 def interface(value: Any) -> bool:
+    if re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", str(value)):
+        return True
     return bool(re.fullmatch(r"[^\s/:]{1,15}", str(value))) and not INNER.fullmatch(str(value))
 
 
@@ -53,7 +55,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ansible_port": (number(1, 65535), "write the number of sshd's port, usually 22"),
     "nproc_per_node": (number(1, 64), "write the number of processes, 1 or more"),
     "omp_num_threads": (number(1, 1024), "write the number of threads, 1 or more"),
-    "lan_interface": (interface, "write one interface that leads to the other nodes, as 'ip link' names it there"),
+    "lan_interface": (
+        interface,
+        "write one interface that leads to the others, by its name in 'ip link' there or its MAC",
+    ),
 }
 
 

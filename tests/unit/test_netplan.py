@@ -1,0 +1,123 @@
+"""What the netplan role sets aside, and which interface it finds; on nodes it is tried in tests/vm."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from paths import ROOT
+
+FILES = ROOT / "roles/netplan/files"
+MAC = "52:54:00:aa:bb:01"
+
+CLOUD_INIT = {
+    "network": {
+        "version": 2,
+        "ethernets": {"enp1s0": {"dhcp4": True, "match": {"macaddress": MAC}, "set-name": "enp1s0"}},
+    }
+}
+TWO = {"network": {"version": 2, "ethernets": {"enp1s0": {"dhcp4": True}, "enp2s0": {"dhcp4": True}}}}
+BRIDGE = {"network": {"ethernets": {"enp1s0": {}}, "bridges": {"br0": {"interfaces": ["enp2s0"]}}}}
+ALL = {"network": {"version": 2, "ethernets": {"all": {"match": {"name": "en*"}, "dhcp4": True}}}}
+OTHER = {"network": {"ethernets": {"lan": {"match": {"macaddress": "52:54:00:00:00:09"}, "dhcp4": True}}}}
+DESKTOP = {"network": {"version": 2, "renderer": "NetworkManager"}}
+
+
+@pytest.fixture
+def guard():
+    loader = importlib.machinery.SourceFileLoader("minos_netplan", str(FILES / "minos-netplan"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("minos_netplan", loader))
+    loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("content", "rest"),
+    [
+        (CLOUD_INIT, None),
+        (TWO, {"network": {"version": 2, "ethernets": {"enp2s0": {"dhcp4": True}}}}),
+        (BRIDGE, {"network": {"ethernets": {}, "bridges": {"br0": {"interfaces": ["enp2s0"]}}}}),
+        (ALL, None),
+    ],
+    ids=["cloud-init", "two interfaces", "beside a bridge", "by a pattern"],
+)
+def test_other_files_of_netplan_lose_the_interface_and_nothing_else(content, rest, guard, tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "ETC", tmp_path)
+    (tmp_path / "50-cloud-init.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / guard.OURS).write_text(yaml.safe_dump(TWO))
+    found = guard.other_files("enp1s0", MAC)
+    assert list(found) == ["50-cloud-init.yaml"]
+    text = found["50-cloud-init.yaml"]
+    assert (text and yaml.safe_load(text)) == rest
+
+
+@pytest.mark.parametrize("content", [OTHER, DESKTOP, None, {"network": {"ethernets": None}}], ids=str)
+def test_files_that_are_about_something_else_stay(content, guard, tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "ETC", tmp_path)
+    (tmp_path / "01-network-manager-all.yaml").write_text(yaml.safe_dump(content))
+    assert guard.other_files("enp1s0", MAC) == {}
+
+
+INTERFACES = """\
+# The loopback network interface
+source /etc/network/interfaces.d/*
+auto lo enp1s0
+iface lo inet loopback
+
+allow-hotplug enp1s0
+iface enp1s0 inet static
+    address 192.168.1.7/24
+    # our router
+    gateway 192.168.1.1
+iface enp1s0 inet6 auto
+auto enp2s0
+iface enp2s0 inet dhcp
+"""
+
+
+def test_stanzas_of_ifupdown_are_commented_out_and_others_stay(guard):
+    changed = guard.without_stanzas(INTERFACES, "enp1s0")
+    kept = [line for line in changed.splitlines() if line and not line.lstrip().startswith("#")]
+    assert kept == [
+        "source /etc/network/interfaces.d/*",
+        "auto lo",
+        "iface lo inet loopback",
+        "auto enp2s0",
+        "iface enp2s0 inet dhcp",
+    ]
+    assert "# set aside by minos-netplan:     gateway 192.168.1.1" in changed
+    assert guard.without_stanzas(changed, "enp1s0") == changed
+
+
+def test_the_first_original_is_kept(guard, tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "ASIDE", tmp_path / "set-aside")
+    file = tmp_path / "interfaces"
+    file.write_text("of the installer\n")
+    guard.replace(file, "ours, first\n")
+    guard.replace(file, "ours, second\n")
+    guard.replace(file, "ours, second\n")
+    (kept,) = [path for path in (tmp_path / "set-aside").rglob("*") if path.is_file()]
+    assert (kept.read_text(), file.read_text()) == ("of the installer\n", "ours, second\n")
+    guard.replace(file, None)
+    assert not file.exists()
+
+
+def look(**wanted: object) -> dict:
+    given = {"address": "192.0.2.9/24", "interface": "", "gateway": "", "nameservers": [], "mtu": 0} | wanted
+    command = [sys.executable, FILES / "look.py", json.dumps(given)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_an_interface_that_is_not_there_is_said_with_those_that_are():
+    if not Path("/usr/sbin/ip").exists() and not Path("/sbin/ip").exists():
+        pytest.skip("no ip command here")
+    found = look(interface="enp99s0")
+    (problem,) = found["problems"]
+    assert problem.startswith("there is no interface enp99s0 (lan_interface); it has ")
+    assert found["interface"] is None and not found["holds"]
