@@ -70,6 +70,7 @@ BAD = {
         "ansible_user is 'rig@192.168.1.101'",
         "write only rig",
     ),
+    "a login with a space": (own("ansible_user: rig one"), 20, "node2: ansible_user is 'rig one'", "without spaces"),
     # addresses
     "mistyped": ([(NODE2, "ansible_host: 192.168.1.1O1")], 19, "ansible_host is '192.168.1.1O1'", "such as 192"),
     "a number too large": ([(NODE2, "ansible_host: 192.168.1.256")], 19, "'192.168.1.256'", "such as 192.168.1.100"),

@@ -214,12 +214,12 @@ SAID = {
     "unknown": (
         UNREACHABLE,
         f"{SSH}No ED25519 host key is known\r\nHost key verification failed.",
-        "connect once by hand",
+        "trust.yml shows its fingerprint",
     ),
     "reinstalled": (
         UNREACHABLE,
         f"{SSH}@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\r\nHost key verification failed.",
-        "ssh-keygen -R h",
+        "trust.yml names the line",
     ),
     "no such name": (UNREACHABLE, f"{SSH}ssh: Could not resolve hostname h: unknown", "correct ansible_host"),
     "closed": (UNREACHABLE, f"{SSH}Connection closed by UNKNOWN port 65535", "its sshd lets this machine in"),

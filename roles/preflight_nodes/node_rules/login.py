@@ -9,13 +9,12 @@ UNREACHABLE = (
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed",
         "its host key is not the one known here",
-        "if it was reinstalled: ssh-keygen -R {address}, connect by hand and compare the fingerprint; "
-        "else find out who answers",
+        "if it was reinstalled, ansible-playbook playbooks/trust.yml names the line to mend; else find out who answers",
     ),
     (
         r"Host key verification failed|key is not known",
         "its host key is not known here",
-        "connect once by hand and compare the fingerprint: ssh {login}",
+        "ansible-playbook playbooks/trust.yml shows its fingerprint and asks once",
     ),
     (
         r"Permission denied|password|authentication",
