@@ -90,7 +90,7 @@ def inventory(tmp_path_factory):
 
 def test_who_comes_in_by_password_only_is_not_locked_out(inventory):
     on("node2", "usermod -aG sudo lab; mv /home/studio/.ssh/authorized_keys /root/; echo studio:Hae7oo | chpasswd")
-    done = inventory.site(tags="packages,service_user,ssh_mesh", ansible_password="Hae7oo", check=False)
+    done = inventory.site("-e", "ansible_password=Hae7oo", tags="packages,service_user,ssh_mesh", check=False)
     on("node2", "mv /root/authorized_keys /home/studio/.ssh/")
     assert done.returncode != 0
     assert "node2: you do not get in there by an SSH key alone" in said(done)
@@ -148,7 +148,7 @@ ZONES = '<ingress-zone name="ANY"/><egress-zone name="HOST"/>'
 BAD_POLICIES = {
     "no XML": "<",
     "unknown target": f'<policy target="NONSENSE">{ZONES}</policy>',
-    "unknown family": f'<policy target="CONTINUE">{ZONES}<rule family="ipv7"><accept/></rule></policy>',
+    "unknown rule": f'<policy target="CONTINUE">{ZONES}<rool family="ipv4"><accept/></rool></policy>',
 }
 
 
