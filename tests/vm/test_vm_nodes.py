@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,9 +77,12 @@ def host_before() -> dict:
 
 
 @pytest.fixture(scope="module")
-def nodes(host_before) -> Iterator[dict[str, dict]]:
+def nodes(host_before, tmp_path_factory) -> Iterator[dict[str, dict]]:
     """The lab, up, as `status` shows it."""
-    lab("up", "-n", "2", "--kind", "vm", "--memory", "1024", "--disk", "6")
+    layer = tmp_path_factory.mktemp("layer") / "layer.tar"
+    with tarfile.open(layer, "w") as archive:
+        archive.add(__file__, arcname="opt/layered")
+    lab("up", "-n", "2", "--kind", "vm", "--memory", "1024", "--disk", "6", "--layer", str(layer))
     try:
         yield status()["nodes"]
     finally:
@@ -103,6 +107,7 @@ def test_each_is_a_machine_as_the_installer_leaves_it(nodes):
     size, memory = on("node1", "df --output=size -BG / | tail -1; free -m | awk '/Mem/{print $2}'").split()
     assert size in ("5G", "6G")
     assert 800 < int(memory) < 1024
+    assert on("node2", "head -1 /opt/layered").startswith('"""Nodes with kernels'), "the layer is on the disk"
     assert len({on(name, "cat /etc/machine-id") for name in NODES}) == 2
 
 
