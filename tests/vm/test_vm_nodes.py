@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,9 +77,12 @@ def host_before() -> dict:
 
 
 @pytest.fixture(scope="module")
-def nodes(host_before) -> Iterator[dict[str, dict]]:
+def nodes(host_before, tmp_path_factory) -> Iterator[dict[str, dict]]:
     """The lab, up, as `status` shows it."""
-    lab("up", "-n", "2", "--kind", "vm", "--memory", "1024", "--disk", "6")
+    layer = tmp_path_factory.mktemp("layer") / "layer.tar"
+    with tarfile.open(layer, "w") as archive:
+        archive.add(__file__, arcname="opt/layered")
+    lab("up", "-n", "2", "--kind", "vm", "--memory", "1024", "--disk", "6", "--layer", str(layer))
     try:
         yield status()["nodes"]
     finally:
@@ -103,6 +107,7 @@ def test_each_is_a_machine_as_the_installer_leaves_it(nodes):
     size, memory = on("node1", "df --output=size -BG / | tail -1; free -m | awk '/Mem/{print $2}'").split()
     assert size in ("5G", "6G")
     assert 800 < int(memory) < 1024
+    assert on("node2", "head -1 /opt/layered").startswith('"""Nodes with kernels'), "the layer is on the disk"
     assert len({on(name, "cat /etc/machine-id") for name in NODES}) == 2
 
 
@@ -181,10 +186,11 @@ def test_snapshot_brings_back_disk_memory_and_the_present_time(nodes):
 
 
 def test_a_pulled_plug_loses_what_was_not_flushed(nodes):
-    on("node2", "sudo sh -c 'sysctl -qw vm.dirty_writeback_centisecs=0; echo kept > /var/tmp/kept; sync'")
-    on("node2", "sudo sh -c 'echo lost > /var/tmp/lost'")
     before = boot_id("node2")
-    lab("kill", "node2")
+    inside(
+        "node2", "sysctl -qw vm.dirty_writeback_centisecs=0; echo kept > /var/tmp/kept; sync; echo lost > /var/tmp/lost"
+    )
+    lab("kill", "node2")  # at once: a login would make the guest write
     assert power() == {"node1": "on", "node2": "off"}
     assert "is off" in lab("exec", "node2", "true", check=False).stderr
     lab("start", "node2")
