@@ -136,11 +136,6 @@ VALIDATED = {
         "network: {version: 2, ethernets: {lan0: {addresses: [10.0.0.30/24]}}}",
         "network: {version: 2, ethernets: {lan0: {addresses: [10.0.0.300/24]}}}",
     ),
-    "the netplan guard": (
-        template_task("netplan", "Install the guard that restores the old settings")["validate"],
-        "case x in y) true ;; esac",
-        "case x in y) true ;; esa",
-    ),
     "sshd": (
         template_task("ssh_mesh", "Write the settings of sshd as a candidate")["validate"],
         "PasswordAuthentication no",
