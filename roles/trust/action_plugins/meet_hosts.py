@@ -62,6 +62,8 @@ def meet(host: str, variables: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         # Refused for want of a key or a password, a host has shown its own before.
         if tried.returncode == 0 or "Permission denied" in tried.stderr:
             return "known", {"host": host}
+        if variables.get("first_contact"):  # it does not have its own address yet
+            return meet(host, {**variables, "ansible_host": variables["first_contact"], "first_contact": ""})
         return "silent", {"host": host, "said": (tried.stderr.strip().splitlines() or ["no message"])[-1]}
     key = shown(variables)
     if key is None:
@@ -78,8 +80,9 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         hostvars = (task_vars or {})["hostvars"]
         wanted = ("inventory_hostname", "ansible_host", "ansible_port", "ansible_user", "ansible_ssh_private_key_file")
+        wanted = (*wanted, "first_contact", *OPTIONS)
         hosts = {
-            host: {name: hostvars[host][name] for name in (*wanted, *OPTIONS) if name in hostvars[host]}
+            host: {name: hostvars[host][name] for name in wanted if name in hostvars[host]}
             for host in self._task.args["hosts"]
         }
         result.update(changed=False, known=[], new=[], other=[], silent=[])

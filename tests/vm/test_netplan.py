@@ -1,0 +1,169 @@
+"""Static addresses on the NIC that carries the SSH session, on machines as an installer leaves them (ifupdown).
+
+Whatever is wrong, the node answers on a known address afterwards, and a message says what happened. The tests build on
+each other: first everything is refused, then an address is tried and lost, then the node moves.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]  # emulated, on two cores that others use too
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "MINOS_LAB": "vmnetplan", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_TIMEOUT": "60"}
+PACKAGES = "netplan.io,ufw,python3-venv,iputils-arping,nfs-kernel-server,nfs-common"
+NIC = "enp0s2"
+
+
+def lab(*arguments: str, check: bool = True) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "lab", *arguments],
+        cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, f"lab {' '.join(arguments)}: {done.stderr or done.stdout}"
+    return done.stdout
+
+
+def inside(node: str, command: str, *, check: bool = True) -> str:
+    """As root, without the network."""
+    return lab("exec", node, "sh", "-c", command, check=check).strip()
+
+
+def site(inventory: Path | None = None, *options: str) -> subprocess.CompletedProcess[str]:
+    """The part of site.yml that is about addresses, over the lab's inventory and one laid over it."""
+    over = ["-i", str(inventory)] if inventory else []
+    command = ["ansible-playbook", "-i", "inventory/lab", *over, "site.yml", "--tags", "netplan", *options]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1400)
+
+
+def address_of(node: str) -> list[str]:
+    return re.findall(r"inet (\S+)", inside(node, f"ip -4 address show {NIC}"))
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[dict[str, dict]]:
+    lab("down")
+    lab("up", "--kind", "vm", "-n", "2", "--packages", PACKAGES)
+    look = base64.b64encode((ROOT / "roles/netplan/files/look.py").read_bytes()).decode()
+    inside("node2", f"echo {look} | base64 -d > /tmp/look.py")
+    yield json.loads(lab("status", "--json"))["nodes"]
+    lab("down")
+
+
+@pytest.fixture(scope="module")
+def right(nodes) -> dict:
+    """What look.py is asked when everything is right."""
+    network = nodes["node2"]["address"].rpartition(".")[0]
+    wanted = {"address": f"{nodes['node2']['address']}/24", "interface": NIC, "gateway": f"{network}.1", "mtu": 0}
+    return wanted | {"nameservers": [f"{network}.1"], "network": network}
+
+
+def look(wanted: dict) -> dict:
+    return json.loads(inside("node2", f"python3 /tmp/look.py '{json.dumps(wanted)}'"))
+
+
+def test_what_is_right_is_not_refused(right):
+    found = look(right)
+    assert (found["problems"], found["interface"], found["owner"], found["holds"]) == ([], NIC, "ifupdown", True)
+    by_mac = look(right | {"interface": found["links"][NIC]["mac"].upper()})
+    assert (by_mac["problems"], by_mac["interface"]) == ([], NIC)
+
+
+MISTAKES = {
+    "a gateway that is nobody": ({"gateway": "{}.77"}, "no machine on enp0s2 answers for cluster_gateway {}.77"),
+    "no gateway on the way out": ({"gateway": ""}, "enp0s2 is its way out ({}.1), but cluster_gateway is empty"),
+    "a longer prefix": (
+        {"address": "{}.12/28"},
+        "cluster_prefix is 28, but the network on enp0s2 is {}.0/24: write 24",
+    ),
+    "a shorter prefix": (
+        {"address": "{}.12/16"},
+        "cluster_prefix is 16, but the network on enp0s2 is {}.0/24: write 24",
+    ),
+    "a name server that is nobody": ({"nameservers": ["{}.1", "{}.78"]}, "name server {}.78 (cluster_nameservers)"),
+    "a machine that is no name server": ({"nameservers": ["{}.11"]}, "name server {}.11 (cluster_nameservers)"),
+    "somebody else's address": ({"address": "{}.11/24"}, "another machine on enp0s2 holds {}.11 already"),
+    "an interface that is not there": ({"interface": "enp9s0"}, "there is no interface enp9s0 (lan_interface); it has"),
+    "a MAC that is not there": ({"interface": "52:54:00:00:00:99"}, "there is no interface 52:54:00:00:00:99"),
+    "packets that are too large": ({"mtu": 70000}, "cluster_mtu is 70000, but enp0s2 can do 65535 at most"),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_refused_before_anything_changes(change, expected, right):
+    network = right["network"]
+    change = json.loads(json.dumps(change).replace("{}", network))
+    (problem,) = look(right | change)["problems"]
+    assert problem.startswith(expected.replace("{}", network))
+
+
+def test_a_cable_that_is_out_is_said(right):
+    lab("cable", "node2", "down")
+    try:
+        (problem,) = look(right)["problems"]
+    finally:
+        lab("cable", "node2", "up")
+    assert problem.startswith("enp0s2 has no link: plug in its cable")
+
+
+def test_the_playbook_refuses_it_too_and_touches_nothing(nodes, tmp_path):
+    over = tmp_path / "over.yml"
+    over.write_text(f"all: {{hosts: {{node2: {{cluster_nameservers: [{nodes['node1']['address']}]}}}}}}\n")
+    done = site(over)
+    assert done.returncode != 0
+    assert f"node2: name server {nodes['node1']['address']} (cluster_nameservers) does not answer" in done.stdout
+    for node in nodes:
+        assert inside(node, "ls /etc/netplan /usr/local/sbin/minos-netplan 2>/dev/null; true") == ""
+
+
+def test_the_installers_settings_are_set_aside_and_the_address_stays(nodes):
+    done = site()
+    assert done.returncode == 0, done.stdout[-3000:]
+    for name, node in nodes.items():
+        assert address_of(name) == [f"{node['address']}/24"]
+        assert inside(name, "systemctl is-enabled systemd-networkd") == "enabled"
+        assert inside(name, f"grep -c '^iface {NIC}' /etc/network/interfaces; true") == "0"
+        kept = "/var/lib/minos-netplan/set-aside/etc/network/interfaces"
+        assert inside(name, f"grep -c '^iface {NIC}' {kept}") == "1"
+        assert inside(name, "systemctl is-active minos-netplan-restore.timer; true") == "inactive"
+
+
+def test_an_address_that_cannot_be_reached_is_taken_back(nodes, right, tmp_path):
+    """Nothing leads from here to .200, as where a switch or a VLAN does not carry the new network."""
+    over = tmp_path / "over.yml"
+    settings = {"ansible_host": f"{right['network']}.200", "cluster_ip": f"{right['network']}.200"}
+    settings |= {"first_contact": nodes["node2"]["address"]}
+    over.write_text(json.dumps({"all": {"hosts": {"node2": settings}}}))
+    done = site(over)
+    assert done.returncode != 0
+    assert f"node2: {right['network']}.200/24 on {NIC} did not work" in done.stdout
+    assert f"It has gone back to its old settings and answers at {nodes['node2']['address']}." in done.stdout
+    assert address_of("node2") == [f"{nodes['node2']['address']}/24"]
+    assert inside("node2", "ls /run/netplan") == ""
+
+
+def test_a_node_moves_and_stays_there_over_a_power_cut(nodes, right, tmp_path):
+    over = tmp_path / "over.yml"
+    spare = nodes["node2"]["spare_address"]
+    settings = {"ansible_host": spare, "cluster_ip": spare, "first_contact": nodes["node2"]["address"]}
+    over.write_text(json.dumps({"all": {"hosts": {"node2": settings}}}))
+    done = site(over)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert address_of("node2") == [f"{spare}/24"]
+    again = site(over)
+    assert re.search(r"node2 .*changed=0 ", again.stdout), again.stdout[-3000:]
+    inside("node2", "sync")
+    lab("kill", "node2")
+    lab("start", "node2")
+    assert address_of("node2") == [f"{spare}/24"]
+    assert f"default via {right['gateway']}" in inside("node2", "ip route")
