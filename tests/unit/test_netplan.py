@@ -25,6 +25,8 @@ CLOUD_INIT = {
 TWO = {"network": {"version": 2, "ethernets": {"enp1s0": {"dhcp4": True}, "enp2s0": {"dhcp4": True}}}}
 BRIDGE = {"network": {"ethernets": {"enp1s0": {}}, "bridges": {"br0": {"interfaces": ["enp2s0"]}}}}
 ALL = {"network": {"version": 2, "ethernets": {"all": {"match": {"name": "en*"}, "dhcp4": True}}}}
+SIX = {"network": {"ethernets": {"enp1s0": {"dhcp4": True, "dhcp6": True, "addresses": ["10.0.0.7/24"]}}}}
+PLAIN = {"network": {"version": 2, "ethernets": {"enp1s0": {"dhcp4": True}}}}
 OTHER = {"network": {"ethernets": {"lan": {"match": {"macaddress": "52:54:00:00:00:09"}, "dhcp4": True}}}}
 DESKTOP = {"network": {"version": 2, "renderer": "NetworkManager"}}
 
@@ -40,12 +42,21 @@ def guard():
 @pytest.mark.parametrize(
     ("content", "rest"),
     [
-        (CLOUD_INIT, None),
-        (TWO, {"network": {"version": 2, "ethernets": {"enp2s0": {"dhcp4": True}}}}),
-        (BRIDGE, {"network": {"ethernets": {}, "bridges": {"br0": {"interfaces": ["enp2s0"]}}}}),
-        (ALL, None),
+        (
+            CLOUD_INIT,  # which interface it means stays, and its IPv6
+            {
+                "network": {
+                    "version": "2",
+                    "ethernets": {"enp1s0": {"match": {"macaddress": MAC}, "set-name": "enp1s0"}},
+                }
+            },
+        ),
+        (TWO, {"network": {"version": "2", "ethernets": {"enp2s0": {"dhcp4": "true"}}}}),
+        (ALL, {"network": {"version": "2", "ethernets": {"all": {"match": {"name": "en*"}}}}}),
+        (SIX, {"network": {"ethernets": {"enp1s0": {"dhcp6": "true"}}}}),
+        (PLAIN, None),
     ],
-    ids=["cloud-init", "two interfaces", "beside a bridge", "by a pattern"],
+    ids=["cloud-init", "two interfaces", "by a pattern", "with IPv6", "nothing else"],
 )
 def test_other_files_of_netplan_lose_the_interface_and_nothing_else(content, rest, guard, tmp_path, monkeypatch):
     monkeypatch.setattr(guard, "ETC", tmp_path)
@@ -54,10 +65,22 @@ def test_other_files_of_netplan_lose_the_interface_and_nothing_else(content, res
     found = guard.other_files("enp1s0", MAC)
     assert list(found) == ["50-cloud-init.yaml"]
     text = found["50-cloud-init.yaml"]
-    assert (text and yaml.safe_load(text)) == rest
+    assert (text and yaml.load(text, Loader=yaml.BaseLoader)) == rest
+    (tmp_path / "50-cloud-init.yaml").write_text(text or "")
+    assert guard.other_files("enp1s0", MAC) == {}, "a second time nothing is left to change"
 
 
-@pytest.mark.parametrize("content", [OTHER, DESKTOP, None, {"network": {"ethernets": None}}], ids=str)
+def test_a_mac_without_quotes_is_no_number(guard, tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "ETC", tmp_path)
+    (tmp_path / "a.yaml").write_text(
+        "network: {ethernets: {lan: {match: {macaddress: 52:54:00:12:34:56}, dhcp4: true}, x: {dhcp4: true}}}"
+    )
+    found = guard.other_files("eth0", "52:54:00:12:34:56")
+    assert "dhcp4" not in yaml.safe_load(found["a.yaml"])["network"]["ethernets"]["lan"]
+    assert "52:54:00:12:34:56" in found["a.yaml"]
+
+
+@pytest.mark.parametrize("content", [OTHER, BRIDGE, DESKTOP, None, {"network": {"ethernets": None}}], ids=str)
 def test_files_that_are_about_something_else_stay(content, guard, tmp_path, monkeypatch):
     monkeypatch.setattr(guard, "ETC", tmp_path)
     (tmp_path / "01-network-manager-all.yaml").write_text(yaml.safe_dump(content))
@@ -95,6 +118,16 @@ def test_stanzas_of_ifupdown_are_commented_out_and_others_stay(guard):
     assert guard.without_stanzas(changed, "enp1s0") == changed
 
 
+def test_files_that_interfaces_reads_are_found_wherever_they_are(guard, tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "INTERFACES", tmp_path / "interfaces")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "interfaces").write_text("source more/*.cfg\nsource-directory other\nsource nowhere/*\n")
+    (tmp_path / "more/lan.cfg").write_text("source-directory ../other\n")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/wan").write_text("iface wan0 inet dhcp\n")
+    assert {file.name for file in guard.files_of_ifupdown()} == {"interfaces", "lan.cfg", "wan"}
+
+
 def test_the_first_original_is_kept(guard, tmp_path, monkeypatch):
     monkeypatch.setattr(guard, "ASIDE", tmp_path / "set-aside")
     file = tmp_path / "interfaces"
@@ -109,7 +142,8 @@ def test_the_first_original_is_kept(guard, tmp_path, monkeypatch):
 
 
 def look(**wanted: object) -> dict:
-    given = {"address": "192.0.2.9/24", "interface": "", "gateway": "", "nameservers": [], "mtu": 0} | wanted
+    given = {"address": "192.0.2.9/24", "interface": "", "gateway": "", "nameservers": [], "mtu": 0}
+    given |= {"old": "", "after": False} | wanted
     command = [sys.executable, FILES / "look.py", json.dumps(given)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

@@ -65,6 +65,7 @@ def right(nodes) -> dict:
     """What look.py is asked when everything is right."""
     network = nodes["node2"]["address"].rpartition(".")[0]
     wanted = {"address": f"{nodes['node2']['address']}/24", "interface": NIC, "gateway": f"{network}.1", "mtu": 0}
+    wanted |= {"old": "", "after": False}
     return wanted | {"nameservers": [f"{network}.1"], "network": network}
 
 
@@ -92,9 +93,16 @@ MISTAKES = {
     ),
     "a name server that is nobody": ({"nameservers": ["{}.1", "{}.78"]}, "name server {}.78 (cluster_nameservers)"),
     "a machine that is no name server": ({"nameservers": ["{}.11"]}, "name server {}.11 (cluster_nameservers)"),
-    "somebody else's address": ({"address": "{}.11/24"}, "another machine on enp0s2 holds {}.11 already"),
+    "somebody else's address": (
+        {"address": "{}.11/24", "old": "{}.12"},
+        "another machine on enp0s2 holds {}.11 already",
+    ),
     "an interface that is not there": ({"interface": "enp9s0"}, "there is no interface enp9s0 (lan_interface); it has"),
     "a MAC that is not there": ({"interface": "52:54:00:00:00:99"}, "there is no interface 52:54:00:00:00:99"),
+    "an address that would be lost": (
+        {"address": "{}.99/24"},
+        "enp0s2 has {}.12 besides, which would be lost",
+    ),
     "packets that are too large": ({"mtu": 70000}, "cluster_mtu is 70000, but enp0s2 can do 65535 at most"),
 }
 

@@ -2,12 +2,13 @@
 
 python3 look.py WANTED, a JSON object with the keys
 
-    address (192.168.1.100/24), gateway, nameservers, mtu,
+    address (192.168.1.100/24), gateway, nameservers, mtu, old (the address that it is found at until then, or empty),
+    after (whether this is the look after the change),
     interface (name, MAC, or empty: the one that holds the address, or else the way out)
 
-The answer: links (name -> mac, addresses), interface, owner (networkd, NetworkManager, ifupdown or nobody), holds
-(whether the address is on it now), gateways (ways out now) and problems, one line each. A question that needs a tool
-that is not installed yet is left out.
+The answer: links (name -> mac, addresses), interface, owner (networkd, NetworkManager, ifupdown or nobody), id (what
+netplan calls it, if it knows it), holds (whether the address is on it now) and problems, one line each. A question that
+needs a tool that is not installed yet is left out.
 """
 
 import ipaddress
@@ -20,6 +21,8 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+
+LEAVE = "set static_ip: false for this node and keep its address fixed yourself"
 
 
 def output(*command):
@@ -34,8 +37,13 @@ def links():
     for link in json.loads(output("ip", "-details", "-json", "address", "show") or "[]"):
         if link.get("link_type") != "ether":
             continue
-        addresses = [f"{each['local']}/{each['prefixlen']}" for each in link["addr_info"] if each["family"] == "inet"]
+        given = [each for each in link["addr_info"] if each["scope"] == "global"]
+        addresses = [f"{each['local']}/{each['prefixlen']}" for each in given if each["family"] == "inet"]
         facts = {"mac": link["address"].lower(), "addresses": addresses, "max_mtu": link.get("max_mtu", 0)}
+        facts["static"] = [each["local"] for each in given if not each.get("dynamic")]
+        facts["kind"] = (
+            "part of " + link["master"] if "master" in link else link.get("linkinfo", {}).get("info_kind", "")
+        )
         found[link["ifname"]] = facts | {"carrier": link.get("operstate") != "DOWN" and "UP" in link["flags"]}
     return found
 
@@ -58,6 +66,41 @@ def owner_of(interface):
     files = [folder / "interfaces", *folder.glob("interfaces.d/*")]
     text = "\n".join(file.read_text() for file in files if file.is_file())
     return "ifupdown" if re.search(rf"(?m)^\s*iface\s+{re.escape(interface)}\s", text) else "nobody"
+
+
+def definitions(interface, mac):
+    """(file, netplan's name, settings) of what configures the interface, and the other interfaces that each matches."""
+    try:
+        import yaml  # comes with netplan; on a virgin node there may be neither
+    except ImportError:
+        return
+    for file in sorted(Path("/etc/netplan").glob("*.yaml")):
+        content = mapping(yaml.load(file.read_text(), Loader=yaml.BaseLoader))
+        network = mapping(content.get("network"))
+        for name, settings in mapping(network.get("ethernets")).items():
+            match = mapping(mapping(settings).get("match"))
+            if not match:
+                found = [name] if name == interface else []
+            elif match.get("macaddress"):
+                found = [interface] if match["macaddress"].lower() == mac else []
+            else:
+                found = [link.name for link in Path("/sys/class/net").iterdir() if matches(link.name, match)]
+            if interface in found:
+                yield file, name, [link for link in found if link != interface]
+        for kind in ("bonds", "bridges", "vlans", "vrfs"):
+            for name, settings in mapping(network.get(kind)).items():
+                if interface in [*(mapping(settings).get("interfaces") or []), mapping(settings).get("link")]:
+                    yield file, name, [name]
+
+
+def mapping(value):
+    return value if isinstance(value, dict) else {}
+
+
+def matches(link, match):
+    device = Path("/sys/class/net", link, "device")
+    driver = (device / "driver").resolve().name
+    return device.exists() and Path(link).match(match.get("name", "*")) and Path(driver).match(match.get("driver", "*"))
 
 
 def somebody_has(address, interface):
@@ -105,10 +148,26 @@ def listed(known):
     return ", ".join(f"{name} ({' '.join([facts['mac'], *facts['addresses']])})" for name, facts in known.items())
 
 
-def problems_of(wanted, interface, facts, gateways):
+def problems_of(wanted, interface, facts, gateways, owner):
     """What would cut the machine off or disturb another one."""
     address = ipaddress.IPv4Interface(wanted["address"])
     gateway, holds = wanted["gateway"], str(address.ip) in bare(facts)
+    if facts["kind"] not in ("", "veth", "tun"):
+        yield f"{interface} is {facts['kind']}, which is not for Minos to set up: {LEAVE}"
+        return
+    for file, name, others in definitions(interface, facts["mac"]):
+        if others:
+            together = f"{interface} and {', '.join(others)} together"
+            yield f"{file} ({name}) is about {together}: give each its own there, or {LEAVE}"
+    others = [each for each in facts["static"] if each not in (str(address.ip), wanted["old"])]
+    if others:
+        yield f"{interface} has {', '.join(others)} besides, which would be lost: {LEAVE}"
+    if owner == "nobody" and facts["static"]:
+        yield f"nothing known configures {interface}, though it has {facts['static'][0]}: {LEAVE}"
+    if gateway and not wanted["nameservers"] and len(facts["static"]) < len(facts["addresses"]):
+        yield f"the name servers of {interface} came by DHCP, and cluster_nameservers is empty: write them there"
+    if wanted["after"] and gateway and gateways.get(interface) != gateway:
+        yield f"its way out is {gateways.get(interface, 'gone')} and not cluster_gateway {gateway}"
     if not facts["carrier"]:
         yield f"{interface} has no link: plug in its cable, or set lan_interface to another one"
         return
@@ -141,7 +200,7 @@ def main():
     routes = json.loads(output("ip", "-json", "-4", "route", "show", "default") or "[]")
     gateways = {route["dev"]: route.get("gateway", "no gateway") for route in routes}
     interface = chosen(wanted, known, gateways)
-    found = {"links": known, "interface": interface, "owner": "", "holds": False, "problems": []}
+    found = {"links": known, "interface": interface, "owner": "", "id": "", "holds": False, "problems": []}
     if interface is None:
         wrong = (
             f"there is no interface {wanted['interface']} (lan_interface)"
@@ -152,9 +211,11 @@ def main():
     else:
         facts = known[interface]
         found["owner"] = owner_of(interface)
+        defined = [name for file, name, _ in definitions(interface, facts["mac"]) if file.name != "60-minos.yaml"]
+        found["id"] = defined[0] if defined else ""
         found["holds"] = wanted["address"].partition("/")[0] in bare(facts)
         if os.geteuid() == 0:
-            found["problems"] = list(problems_of(wanted, interface, facts, gateways))
+            found["problems"] = list(problems_of(wanted, interface, facts, gateways, found["owner"]))
     print(json.dumps(found))
 
 
