@@ -14,6 +14,7 @@ from lab.state import LabState
 
 OFF_PATIENCE = 240.0  # seconds for a clean shutdown: systemd's limit for one service, on an emulated processor
 BUTTON_AGAIN = 15.0  # a guest that is still booting does not hear its power button
+GRACE = 10  # seconds
 SNAPSHOT_PATIENCE = 300.0
 PACKAGES_ROLE = "packages"
 
@@ -64,13 +65,15 @@ class VmNode(Node):
             self.set_cable(False)
 
     def _wait_for_monitor(self) -> None:
-        deadline = time.monotonic() + qmp.PATIENCE
+        began = time.monotonic()
         while True:
             try:
                 qmp.monitor(self._monitor, "query-status", patience=SNAPSHOT_PATIENCE)
                 return
             except LabError:
-                if time.monotonic() > deadline or not self.is_on():
+                waited = time.monotonic() - began
+                # On a busy machine it is not there yet in the first moments.
+                if waited > qmp.PATIENCE or (waited > GRACE and not self.is_on()):
                     console = self._paths.logs / f"{self.name}.log"
                     words = console.read_text(errors="replace").strip().splitlines() or ["no message"]
                     raise LabError(f"{self.name}: QEMU does not run: {words[-1]} (all of it: {console})") from None

@@ -18,6 +18,7 @@ from training.settings import Config
 
 NODE2, NODE3 = "ansible_host: 192.168.1.101", "ansible_host: 192.168.1.102"
 GATEWAY, SERVERS = "cluster_gateway: 192.168.1.1\n", "cluster_nameservers: [192.168.1.1]"
+SERVER = "        nfs_server:\n          hosts:\n            node1:\n"
 HEAD = "        head:\n          hosts:\n            node1:\n"
 
 
@@ -46,6 +47,18 @@ BAD = {
         5,
         "node9: is not in group cluster",
         "make head and gpu_nodes children of cluster",
+    ),
+    "two NFS servers": (
+        [(HEAD, HEAD + SERVER + "            node2:\n")],
+        None,
+        "group nfs_server has 2 hosts (node1, node2)",
+        "name one machine there, or none",
+    ),
+    "an NFS server and a NAS": (
+        [*shared("cluster_nfs_source: 192.168.1.5:/volume1/minos"), (HEAD, HEAD + SERVER)],
+        10,
+        "node1 is in group nfs_server and exports the shared directory itself",
+        "take one of them out",
     ),
     # names
     "a name with an underscore": ([("node2:", "gpu_box:")], 18, "gpu_box: is no host name", "such as gpu-box"),

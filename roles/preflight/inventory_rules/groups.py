@@ -21,9 +21,22 @@ def check(inventory: Inventory) -> Iterator[str]:
             f"{where}: group gpu_nodes is missing or empty: name the machines that train there"
             f"{meant('gpu_nodes', groups)}"
         )
-    for name in dict.fromkeys([*heads, *groups.get("gpu_nodes", [])]):
+    servers = groups.get("nfs_server", [])
+    if len(servers) > 1:
+        listed = ", ".join(servers)
+        yield f"{where}: group nfs_server has {len(servers)} hosts ({listed}): name one machine there, or none"
+    for name in dict.fromkeys([*heads, *groups.get("gpu_nodes", []), *servers]):
         if name not in inventory.members:
-            yield f"{inventory.at_host(name)}is not in group cluster: make head and gpu_nodes children of cluster"
+            yield (
+                f"{inventory.at_host(name)}is not in group cluster: make head and gpu_nodes children of cluster"
+                f"{', and nfs_server, too' if name in servers else ''}"
+            )
+    source = inventory.get(inventory.members[0], "cluster_nfs_source") if inventory.members else ""
+    if servers and source:
+        yield (
+            f"{inventory.at(inventory.members[0], 'cluster_nfs_source')}cluster_nfs_source is '{source}', but "
+            f"{servers[0]} is in group nfs_server and exports the shared directory itself: take one of them out"
+        )
 
 
 def meant(name: str, groups: object) -> str:
