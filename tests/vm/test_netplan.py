@@ -131,7 +131,7 @@ def test_the_playbook_refuses_it_too_and_touches_nothing(nodes, tmp_path):
     assert done.returncode != 0
     assert f"node2: name server {nodes['node1']['address']} (cluster_nameservers) does not answer" in done.stdout
     for node in nodes:
-        assert inside(node, "ls /etc/netplan /usr/local/sbin/minos-netplan 2>/dev/null; true") == ""
+        assert inside(node, "find /etc/netplan /usr/local/sbin/minos-netplan -type f 2>/dev/null; true") == ""
 
 
 def test_the_installers_settings_are_set_aside_and_the_address_stays(nodes):
