@@ -127,7 +127,8 @@ def test_the_node_takes_them_back_by_itself(inventory):
     on("node1", f"echo LoginGraceTime 31 > {DROP_IN}.candidate; cp {DROP_IN}.candidate /tmp/candidate")
     before = on("node1", f"cat {DROP_IN} 2>/dev/null; true")
     on("node1", "sed s/on-active=90/on-active=2/ /usr/local/sbin/minos-sshd > /tmp/guard; chmod +x /tmp/guard")
-    on("node1", "/tmp/guard try && sshd -T | grep -qx 'logingracetime 31'; sleep 5")
+    on("node1", "/tmp/guard try && sshd -T | grep -qx 'logingracetime 31'")
+    on("node1", f"for i in $(seq 60); do [ -e {DROP_IN}.trying ] || break; sleep 0.5; done")
     assert on("node1", f"cat {DROP_IN} 2>/dev/null; true") == before
     assert on("node1", f"minos-sshd back; ls {DROP_IN}.[bt]* 2>/dev/null; cat {DROP_IN} 2>/dev/null; true") == before
     assert "logingracetime 31" not in on("node1", "sshd -T")
