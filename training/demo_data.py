@@ -55,11 +55,12 @@ def module_files() -> dict[str, Path]:
     if core is None or collections is None:
         raise FileNotFoundError("the Python package `ansible` is not installed here; pip install ansible==12.3.0")
     found = {f"ansible.builtin.{file.stem}": file for file in Path(core.origin).parent.glob("modules/*.py")}
-    root = Path(next(iter(collections.submodule_search_locations)))
     for collection in COLLECTIONS:
-        namespace, name = collection.split(".")
-        for file in (root / namespace / name / "plugins/modules").glob("*.py"):
-            found[f"{collection}.{file.stem}"] = file
+        folder = Path(*collection.split("."), "plugins/modules")
+        # Several where Ansible runs in this process; the package's own place is one of them.
+        for root in collections.submodule_search_locations:
+            for file in Path(root, folder).glob("*.py"):
+                found.setdefault(f"{collection}.{file.stem}", file)
     return {name: found[name] for name in sorted(found) if not name.rpartition(".")[2].startswith("_")}
 
 
