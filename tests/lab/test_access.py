@@ -89,9 +89,11 @@ def inventory(tmp_path_factory):
 
 
 def test_who_comes_in_by_password_only_is_not_locked_out(inventory, tmp_path):
-    (tmp_path / "password").write_text("Hae7oo\n")  # as -k would ask for it
+    password = tmp_path / "password"
+    password.write_text("Hae7oo\n")
+    as_k = ("--connection-password-file", str(password))  # which has a prompt instead
     on("node2", "usermod -aG sudo lab; mv /home/studio/.ssh/authorized_keys /root/; echo studio:Hae7oo | chpasswd")
-    done = inventory.site("--connection-password-file", str(tmp_path / "password"), tags="packages,service_user,ssh_mesh", check=False)
+    done = inventory.site(*as_k, tags="packages,service_user,ssh_mesh", check=False)
     on("node2", "mv /root/authorized_keys /home/studio/.ssh/")
     assert done.returncode != 0
     assert "node2: you do not get in there by an SSH key alone" in said(done)
