@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -72,6 +73,19 @@ def test_torchrun_on_several_machines_needs_a_store_for_each_attempt(monkeypatch
     with pytest.raises(SetupError, match=r"set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all of them"):
         distributed.start(CONFIG, {})
     assert not dist.is_initialized()
+
+
+def test_where_nothing_is_restarted_one_store_will_do(monkeypatch):
+    """It goes on to compare the ranks: the other one, which is here already, has another torch."""
+    store = dist.HashStore()
+    other = {"node": "node2", "backend": "gloo", "torch": "1.0"}
+    store.set("rank-1", json.dumps(other))
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    launched = {"RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in (launched | {"TORCHELASTIC_MAX_RESTARTS": "0"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SetupError, match=r"rank 1 on node2 has torch 1\.0"):
+        distributed.start(CONFIG, {})
 
 
 def test_frozen_weights_are_not_sent_and_the_others_are(place):

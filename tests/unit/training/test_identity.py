@@ -7,10 +7,11 @@ import shutil
 
 import pytest
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from tests.unit.training.tiny_models import save
 from training.models import ModelError, identity_of
+from training.models.identity import SAMPLE, SAMPLES
 
 
 @pytest.fixture
@@ -22,13 +23,29 @@ def test_a_copy_has_the_same_and_a_changed_weight_another(model, tmp_path):
     copy = shutil.copytree(model, tmp_path / "copy")
     assert identity_of(str(copy)) == identity_of(str(model))
     file = copy / "model.safetensors"
-    tensors = load_file(file)
+    size = file.stat().st_size
+    with safe_open(file, framework="pt") as opened:
+        names, metadata = opened.keys(), opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in names}
     for tensor in tensors.values():
         tensor *= 1.001  # as after some more training
-    save_file(tensors, file)
+    save_file(tensors, file, metadata)
+    assert file.stat().st_size == size, "only the content differs"
     assert identity_of(str(copy)) != identity_of(str(model))
-    with safe_open(file, framework="pt") as opened:
-        assert opened.keys()
+
+
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+def test_the_sample_is_taken_from_all_of_the_file(place, tmp_path):
+    """The first, the middle and the last piece of a file that is ten times what is read of it."""
+    size = 10 * SAMPLES * SAMPLE
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(bytes(size))
+    before = identity_of(str(tmp_path))
+    with file.open("r+b") as stream:
+        stream.seek(int(place * (size - 10 * SAMPLE)))  # as long as from one piece to the next
+        stream.write(b"x" * 10 * SAMPLE)
+    assert file.stat().st_size == size
+    assert identity_of(str(tmp_path)) != before
 
 
 def test_what_has_a_manifest_goes_by_it(model):
