@@ -11,13 +11,16 @@ import json
 import math
 import os
 import socket
+import types
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from training import parity
 from training.config import Config
 from training.errors import UserError
 
@@ -33,6 +36,7 @@ PEER_LOST = (
     "socket timeout",
     "socket closed",
 )
+DIFFERENT_SHOWN = 8  # nodes that a report of differences names
 
 
 class SetupError(UserError):
@@ -93,11 +97,11 @@ def choose_device(backend: str) -> tuple[torch.device, str]:
     return device, backend
 
 
-def start(config: Config, must_agree: Mapping[str, str]) -> Place:
+def start(config: Config, must_agree: Mapping[str, str] = types.MappingProxyType({})) -> Place:
     """Join the process group and say where this process runs. Without torchrun this is a group of one.
 
-    The ranks first lay what they are into the launcher's key-value store and compare it: two backends or two
-    versions of the data would otherwise show as a hang or as wrong weights.
+    The ranks first lay what they run with into the launcher's key-value store and compare it: two backends, versions of
+    a package or of the data would otherwise show as a hang or as wrong weights. `must_agree` is laid beside it.
     Errors: SetupError; torch's own DistError when a peer does not come within `timeout_start`.
     """
     device, backend = choose_device(config.backend)
@@ -117,10 +121,7 @@ def start(config: Config, must_agree: Mapping[str, str]) -> Place:
     else:
         store, rank, world_size = dist.HashStore(), 0, 1
     store.set_timeout(timeout)
-    own = {"node": node_name(), "backend": backend, "torch": torch.__version__, **must_agree}
-    store.set(f"rank-{rank}", json.dumps(own))
-    everyone = [json.loads(store.get(f"rank-{other}")) for other in range(world_size)]
-    _require_agreement(everyone)
+    nodes = _require_agreement(store, rank, world_size, _facts(config, backend) | dict(must_agree))
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
     place = Place(
@@ -128,7 +129,7 @@ def start(config: Config, must_agree: Mapping[str, str]) -> Place:
         world_size=world_size,
         device=device,
         backend=backend,
-        nodes=tuple(other["node"] for other in everyone),
+        nodes=nodes,
         control=control,
     )
     where = f"node={place.node} device={device} backend={backend} world_size={world_size}"
@@ -141,15 +142,34 @@ def _restarts_allowed() -> bool:
     return os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
 
 
-def _require_agreement(everyone: list[dict[str, str]]) -> None:
-    first = everyone[0]
-    for rank, other in enumerate(everyone):
-        for key in first:
-            if key != "node" and other[key] != first[key]:
-                raise SetupError(
-                    f"rank {rank} on {other['node']} has {key} {other[key]}, rank 0 on {first['node']} has "
-                    f"{first[key]}; make them equal on all nodes"
-                )
+def _facts(config: Config, backend: str) -> dict[str, str]:
+    facts = {"backend": backend} | {f"config {key}": str(value) for key, value in dataclasses.asdict(config).items()}
+    facts |= parity.describe(code=Path(__file__).parent)
+    if backend != "nccl":
+        facts.pop("driver", None)  # a machine without a GPU may take part then
+    return facts
+
+
+def _require_agreement(store: dist.Store, rank: int, world_size: int, facts: Mapping[str, str]) -> tuple[str, ...]:
+    """The node of each rank. All read a digest of each; the facts themselves are fetched where the digests differ."""
+    own = json.dumps(facts)
+    store.set(f"facts-{rank}", own)
+    store.set(f"rank-{rank}", json.dumps({"node": node_name(), "digest": parity.short(own.encode())}))
+    everyone = [json.loads(store.get(f"rank-{other}")) for other in range(world_size)]
+    nodes = tuple(other["node"] for other in everyone)
+    digests = [other["digest"] for other in everyone]
+    different: dict[str, int] = {}  # the first rank of each node that has one
+    for other in range(world_size):
+        if digests[other] != digests[0]:
+            different.setdefault(nodes[other], other)
+    if different:
+        chosen = [0, *list(different.values())[:DIFFERENT_SHOWN]]
+        said = {f"{nodes[other]} (rank {other})": json.loads(store.get(f"facts-{other}")) for other in chosen}
+        sentence, table = parity.compare(said)
+        raise SetupError(
+            f"{sentence}; make them equal (site.yml does it for packages, train.yml for code and config)", table
+        )
+    return nodes
 
 
 def data_parallel(module: nn.Module, config: Config) -> DistributedDataParallel:

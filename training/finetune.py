@@ -341,7 +341,7 @@ def recipe(config: Config, folders: Folders) -> str:
     fetched = folders.as_fetched(config)
     tokenizer, weights = models.load_tokenizer(fetched), models.identity_of(fetched.model)
     corpus = data.obtain(config, tokenizer, prepared=folders.packed(), local_dir=folders.data)
-    place = distributed.start(config, {"config": config.sha256(), "model": weights, "data": corpus.fingerprint})
+    place = distributed.start(config, {"model": weights, "data": corpus.fingerprint})
     return run_to_end(Run(config, folders, place, corpus, tokenizer))
 
 

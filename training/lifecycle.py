@@ -154,14 +154,15 @@ def failures_recorded(state: JobState) -> Iterator[None]:
             here = f"rank {os.environ.get('RANK', '0')} ({node_name()})"
             print(f"{here}: another rank is gone or late, this one goes too", file=sys.stderr, flush=True)
             raise
-        ours = isinstance(error, UserError)
+        ours, details = isinstance(error, UserError), getattr(error, "details", [])
         reason = str(error) if ours or isinstance(error, NonFiniteError) else f"{type(error).__name__}: {error}"
         try:
-            lines = [] if ours else traceback.format_exc().strip().splitlines()[-LAST_LINES:]
+            lines = details if ours else traceback.format_exc().strip().splitlines()[-LAST_LINES:]
             state.fail(reason, node, rank, run_id(), lines, process_began())
         except (OSError, StateError) as problem:
             print(f"the failure cannot be recorded: {problem}", file=sys.stderr, flush=True)
         if not ours:
             raise
-        print(f"rank {rank} ({node}): {' '.join(reason.split())}", file=sys.stderr, flush=True)
+        line = f"rank {rank} ({node}): {' '.join(reason.split())}"
+        print("\n".join([line, *details]), file=sys.stderr, flush=True)
         sys.exit(2)

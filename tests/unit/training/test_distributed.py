@@ -20,7 +20,7 @@ CONFIG = Config(data_train="a.txt", timeout_start=900)
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.delenv("RANK", raising=False)
-    yield distributed.start(CONFIG, {})
+    yield distributed.start(CONFIG)
     distributed.end()
 
 
@@ -71,21 +71,22 @@ def test_torchrun_on_several_machines_needs_a_store_for_each_attempt(monkeypatch
     for name, value in (launched | {"TORCHELASTIC_MAX_RESTARTS": "3"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SetupError, match=r"set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all of them"):
-        distributed.start(CONFIG, {})
+        distributed.start(CONFIG)
     assert not dist.is_initialized()
 
 
 def test_where_nothing_is_restarted_one_store_will_do(monkeypatch):
     """It goes on to compare the ranks: the other one, which is here already, has another torch."""
     store = dist.HashStore()
-    other = {"node": "node2", "backend": "gloo", "torch": "1.0"}
-    store.set("rank-1", json.dumps(other))
+    facts = distributed._facts(CONFIG, "gloo") | {"package torch": "1.0"}
+    store.set("facts-1", json.dumps(facts))
+    store.set("rank-1", json.dumps({"node": "node2", "digest": "another"}))
     monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
     launched = {"RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     for name, value in (launched | {"TORCHELASTIC_MAX_RESTARTS": "0"}).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SetupError, match=r"rank 1 on node2 has torch 1\.0"):
-        distributed.start(CONFIG, {})
+    with pytest.raises(SetupError, match=r"^node2 \(rank 1\) does not run the same as .* \(rank 0\): package torch;"):
+        distributed.start(CONFIG)
 
 
 def test_frozen_weights_are_not_sent_and_the_others_are(place):

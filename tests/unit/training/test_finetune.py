@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -147,8 +148,14 @@ def test_ranks_with_different_data_do_not_start(start, tmp_path):
     assert run.wait() != 0
     state = state_of(tmp_path / "job")
     assert state["state"] == "failed"
-    assert "has data " in state["reason"]
-    assert state["reason"].endswith("; make them equal on all nodes")
+    here = socket.gethostname()
+    assert state["reason"].startswith(
+        f"{here} (rank 1) does not run the same as {here} (rank 0): data; make them equal"
+    )
+    header, row = (line.split() for line in state["last_lines"])
+    assert header == [here, "(rank", "0)", here, "(rank", "1)"]
+    assert row[0] == "data"
+    assert row[1:] == [row[1], row[1][:-1] + "1"], "the versions are there to be read"
 
 
 def test_learning_rate_rises_then_falls_to_its_floor():
