@@ -107,8 +107,9 @@ lock: $(UV) ## pin the newest versions that pyproject.toml allows, with hashes
 	$(COMPILE) pyproject.toml --group control --universal -o requirements-control.txt
 	$(COMPILE) pyproject.toml --group training -c requirements-control.txt \
 		-o training/requirements-cpu.txt
-	UV_FIND_LINKS= $(COMPILE) pyproject.toml --group training -c requirements-control.txt \
+	UV_FIND_LINKS= $(COMPILE) pyproject.toml --group training-cuda -c requirements-control.txt \
 		-o training/requirements-cuda.txt
+	UV_FIND_LINKS= $(COMPILE) pyproject.toml --group training-unsloth -o training/requirements-unsloth.txt
 	$(COMPILE) pyproject.toml --group dev -c requirements-control.txt \
 		-c training/requirements-cpu.txt -o requirements-dev.txt
 	$(COMPILE) pyproject.toml --group benchmarks -c requirements-control.txt \

@@ -87,6 +87,7 @@ def shared_variables(paths: Paths, state: LabState, settings: HostSettings) -> d
         "cluster_prefix": state.network.prefixlen,
         "cluster_nameservers": [state.gateway],
         "omp_num_threads": 1,
+        "python_env_kind": "venv",  # conda's installer and channel may be out of reach
         "python_env_variant": "cpu",
         "python_env_find_links": seen(settings.find_links),
         "python_env_extra_index_urls": seen(settings.extra_index_urls),

@@ -385,7 +385,7 @@ def gated_hub():
     for file in files:
         on("node1", f"cat > /tmp/hub/{file.name} <<'END'\n{file.read_text()}\nEND")
     digest = hashlib.sha256(token.encode()).hexdigest()
-    unit, command = f"hub-{digest[:8]}", f"/opt/minos/env/bin/python /tmp/hub/gated_hub.py {digest}"
+    unit, command = f"hub-{digest[:8]}", f"/opt/minos/envs/dist-train/bin/python /tmp/hub/gated_hub.py {digest}"
     on("node1", f"systemd-run --quiet --collect --unit={unit} {command}")
     for _ in range(120):
         if found := re.search(r"^http://\S+", on("node1", f"journalctl --no-pager -o cat -u {unit}"), re.MULTILINE):
@@ -427,7 +427,7 @@ def test_the_nodes_are_what_the_roles_promised(killed):
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 90
 
 
-UV = "/opt/minos/uv/bin/uv pip uninstall --quiet --python /opt/minos/env/bin/python"
+UV = "/opt/minos/uv/bin/uv pip uninstall --quiet --python /opt/minos/envs/dist-train/bin/python"
 # What is broken on node2, the check that must name it, and how it is undone where site.yml would only refuse.
 BROKEN = {
     "a firewall rule": (

@@ -160,7 +160,7 @@ BAD = {
     ),
     "state in the share": (shared("cluster_state_path: /srv/minos/state"), 10, "cluster_state_path", "another path"),
     "state everywhere": (shared("cluster_state_path: /var/lib"), 10, "cluster_state_path is '/var/lib'", "of its own"),
-    "environment in /tmp": (shared("cluster_env_path: /tmp/env"), 10, "cluster_env_path", "such as /opt/minos/env"),
+    "environment in /tmp": (shared("cluster_env_path: /tmp/env"), 10, "cluster_env_path", "such as /opt/minos/envs"),
     # values
     "system uid": (shared("cluster_uid: 33"), 10, "cluster_uid is '33'", "1000 to 60000"),
     "gid in words": (shared("cluster_gid: minos"), 10, "cluster_gid is 'minos'", "1000 to 60000"),
@@ -181,7 +181,7 @@ BAD = {
     "proxy": (shared("cluster_proxy_env: {http_proxy: '10.0.0.1:3128'}"), 10, "http_proxy", "http://10.0.0.1:3128"),
     "proxy as text": (shared("cluster_proxy_env: http://10.0.0.1:3128"), 10, "cluster_proxy_env", "{http_proxy:"),
     "proxy of nothing": (shared("cluster_proxy_env: {proxy: 'http://a:1'}"), 10, "holds 'proxy'", "http_proxy"),
-    "an option of a role": (shared("python_env_variant: gpu"), 10, "python_env_variant is 'gpu'", "one of cpu, cuda"),
+    "an option of a role": (shared("python_env_variant: gpu"), 10, "python_env_variant is 'gpu'", "of cpu, cuda, unsloth"),
     "a number of a role": (shared("netplan_rollback_seconds: long"), 10, "netplan_rollback_seconds", "a whole number"),
     "a list of a role": (shared("firewall_ssh_from: any"), 10, "firewall_ssh_from is 'any'", "write a list"),
     # names of variables

@@ -11,7 +11,7 @@ from .inventory import Inventory, shown
 EXAMPLES = {
     "cluster_shared_path": "/srv/minos",
     "cluster_state_path": "/var/lib/minos",
-    "cluster_env_path": "/opt/minos/env",
+    "cluster_env_path": "/opt/minos/envs/dist-train",
 }
 # Nothing of ours below these: the system's own, or emptied at boot.
 SYSTEM = (
