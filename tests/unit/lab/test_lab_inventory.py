@@ -39,6 +39,13 @@ def test_groups_and_addresses(lab, paths):
     assert "container" not in json.dumps(found)
 
 
+def test_the_head_exports_where_the_nodes_share_no_directory(lab, paths):
+    lab.kind = "vm"
+    found = inventory.inventory(paths, lab, HostSettings())
+    assert found["nfs_server"]["hosts"] == ["node1"]
+    assert set(found["cluster"]["children"]) == {"head", "gpu_nodes", "nfs_server"}
+
+
 def test_settings_of_the_host_as_the_nodes_must_write_them(lab):
     settings = HostSettings(
         find_links=["/wheels"],
