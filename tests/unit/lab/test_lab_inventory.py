@@ -39,13 +39,6 @@ def test_groups_and_addresses(lab, paths):
     assert "container" not in json.dumps(found)
 
 
-def test_the_head_exports_where_the_nodes_share_no_directory(lab, paths):
-    lab.kind = "vm"
-    found = inventory.inventory(paths, lab, HostSettings())
-    assert found["nfs_server"]["hosts"] == ["node1"]
-    assert set(found["cluster"]["children"]) == {"head", "gpu_nodes", "nfs_server"}
-
-
 def test_settings_of_the_host_as_the_nodes_must_write_them(lab):
     settings = HostSettings(
         find_links=["/wheels"],
@@ -73,6 +66,15 @@ def test_state_survives_its_file(lab, paths):
     lab.nodes["node2"].bandwidth = "100mbit"
     state.save(paths, lab)
     assert state.load(paths) == lab
+
+
+def test_the_networks_of_another_versions_lab_are_known(lab, paths):
+    assert state.networks(paths) == []
+    paths.state.write_text(json.dumps({"subnet": lab.subnet, "uplink": lab.uplink, "novelty": 1}))
+    assert [str(network) for network in state.networks(paths)] == ["10.1.2.0/24", "10.1.3.0/24"]
+    paths.state.write_text('{"subnet": "10.1.2.0/24"}')
+    with pytest.raises(LabError, match=r"lab\.json: not a lab's state"):
+        state.networks(paths)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"nodes": {}}', '{"nodes": {"node1": {"adress": "x"}}}'])
