@@ -54,12 +54,14 @@ def inventory(paths: Paths, state: LabState, settings: HostSettings) -> dict:
         for name, node in state.nodes.items()
     }
     names = list(state.nodes)
+    groups = {"head": {"hosts": names[:1]}, "gpu_nodes": {"hosts": names}}
+    if not kind(state.kind, paths).shared:
+        groups["nfs_server"] = {"hosts": names[:1]}
     return {
         "_meta": {"hostvars": hosts},
         "all": {"children": ["cluster"], "vars": shared_variables(paths, state, settings)},
-        "cluster": {"children": ["head", "gpu_nodes"]},
-        "head": {"hosts": names[:1]},
-        "gpu_nodes": {"hosts": names},
+        "cluster": {"children": list(groups)},
+        **groups,
     }
 
 

@@ -80,6 +80,8 @@ class Kind(ABC):
     """Name of the LAN's network card in a node."""
     snapshots = False
     """Its nodes can be frozen and kept, memory and disk."""
+    shared = True
+    """All nodes see one directory of the host at the same place, as from a NAS; else the head exports its own."""
 
     def __init__(self, paths: Paths):
         self.paths = paths

@@ -87,6 +87,17 @@ def load(paths: Paths) -> LabState | None:
         raise LabError(f"{paths.state}: not a lab's state ({problem}); remove the lab: make lab-down") from None
 
 
+def networks(paths: Paths) -> list[IPv4Network]:
+    """The networks of a lab, also of one that another version of this program made."""
+    try:
+        raw = json.loads(paths.state.read_text())
+        return [IPv4Network(raw[name]) for name in ("subnet", "uplink")]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError, KeyError) as problem:
+        raise LabError(f"{paths.state}: not a lab's state ({problem}); remove the lab: make lab-down") from None
+
+
 def save(paths: Paths, state: LabState) -> None:
     """World-readable, no secret inside: the inventory reads it without being root."""
     write_atomically(paths.state, json.dumps(asdict(state), indent=2) + "\n", mode=0o644)

@@ -119,9 +119,7 @@ def _taken() -> list[IPv4Network]:
     routes = subprocess.run(["ip", "-j", "-4", "route", "show", "table", "all"], capture_output=True, text=True)
     taken = subnets.routed(routes.stdout) + subnets.nameservers(Path("/etc/resolv.conf").read_text())
     for file in Path("/var/lib/minos-lab").glob("*/lab.json"):
-        other = states.load(Paths(file.parent.name))
-        if other is not None:
-            taken += [IPv4Network(other.subnet), IPv4Network(other.uplink)]
+        taken += states.networks(Paths(file.parent.name))
     return taken
 
 

@@ -135,6 +135,7 @@ class Vms(LanKind):
     boot_patience = 600.0  # emulated, several at once, on a busy host
     nic = disk.NIC
     snapshots = True
+    shared = False
 
     def prepare_host(self) -> None:
         if image.machine() != "x86_64":

@@ -8,43 +8,27 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.labs import ROOT, Lab, wait_until
+
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]  # emulated, on two cores that others use too
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "MINOS_LAB": "vmnetplan", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_TIMEOUT": "60"}
+LAB = Lab("vmnetplan", patience=1400, variables={"ANSIBLE_TIMEOUT": "60"})
+lab, inside = LAB.command, LAB.inside
 PACKAGES = "netplan.io,ufw,python3-venv,iputils-arping,nfs-kernel-server,nfs-common"
 NIC = "enp0s2"
 
 
-def lab(*arguments: str, check: bool = True) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "lab", *arguments],
-        cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200,
-    )  # fmt: skip
-    assert not check or done.returncode == 0, f"lab {' '.join(arguments)}: {done.stderr or done.stdout}"
-    return done.stdout
-
-
-def inside(node: str, command: str, *, check: bool = True) -> str:
-    """As root, without the network."""
-    return lab("exec", node, "sh", "-c", command, check=check).strip()
-
-
-def site(inventory: Path | None = None, *options: str) -> subprocess.CompletedProcess[str]:
+def site(over: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The part of site.yml that is about addresses, over the lab's inventory and one laid over it."""
-    over = ["-i", str(inventory)] if inventory else []
-    command = ["ansible-playbook", "-i", "inventory/lab", *over, "site.yml", "--tags", "netplan", *options]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1400)
+    inventory = ["inventory/lab", *([over] if over else [])]
+    return LAB.playbook("site.yml", "--tags", "netplan", inventory=inventory, check=False)
 
 
 def address_of(node: str) -> list[str]:
@@ -57,7 +41,7 @@ def nodes() -> Iterator[dict[str, dict]]:
     lab("up", "--kind", "vm", "-n", "2", "--packages", PACKAGES)
     look = base64.b64encode((ROOT / "roles/netplan/files/look.py").read_bytes()).decode()
     inside("node2", f"echo {look} | base64 -d > /tmp/look.py")
-    yield json.loads(lab("status", "--json"))["nodes"]
+    yield LAB.nodes()
     lab("down")
 
 
@@ -174,10 +158,9 @@ def test_a_node_moves_and_stays_there_over_a_sudden_reboot(nodes, right, tmp_pat
     before = inside("node2", "sync; cat /proc/sys/kernel/random/boot_id")
     # The lab's own `start` would wait for SSH at the address that the node has left.
     inside("node2", "(sleep 1; echo b > /proc/sysrq-trigger) >/dev/null 2>&1 &")
-    deadline = time.monotonic() + 400
-    while inside("node2", "cat /proc/sys/kernel/random/boot_id", check=False) in ("", before):
-        assert time.monotonic() < deadline, "it has not come back"
-        time.sleep(3)
+    wait_until(
+        lambda: inside("node2", "cat /proc/sys/kernel/random/boot_id", check=False) not in ("", before), 400, pause=3
+    )
     inside("node2", "systemctl start network-online.target")
     assert address_of("node2") == [f"{spare}/24"]
     assert f"default via {right['gateway']}" in inside("node2", "ip route")

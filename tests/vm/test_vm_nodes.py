@@ -10,45 +10,18 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.labs import ROOT, Lab, wait_until
+
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]  # emulated, on two cores that others use too
 
-ROOT = Path(__file__).resolve().parents[2]
-LAB = "vmtest"
+LAB = Lab("vmtest", patience=900)
+lab, on, inside, status, power = LAB.command, LAB.on, LAB.inside, LAB.status, LAB.power
 NODES = ["node1", "node2"]
 NIC = "enp0s2"
 NOTHING = {"processes": [], "files": [], "mounts": []}
-
-
-def lab(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-B", "-m", "lab", *arguments],
-        cwd=ROOT, env={**os.environ, "MINOS_LAB": LAB}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=900,
-    )  # fmt: skip
-    assert not check or done.returncode == 0, f"lab {' '.join(arguments)}: {done.stderr or done.stdout}"
-    return done
-
-
-def on(node: str, command: str, **more) -> str:
-    """Run a shell command on a node over SSH, as its user."""
-    return lab("ssh", node, command, **more).stdout.strip()
-
-
-def inside(node: str, command: str, **more) -> str:
-    """The same as root, without the network."""
-    return lab("exec", node, "sh", "-c", command, **more).stdout.strip()
-
-
-def status() -> dict:
-    return json.loads(lab("status", "--json").stdout)
-
-
-def power() -> dict[str, str]:
-    return {name: node["power"] for name, node in status()["nodes"].items()}
 
 
 def boot_id(node: str) -> str:
@@ -57,15 +30,8 @@ def boot_id(node: str) -> str:
 
 def traces() -> dict:
     sudo = [] if os.getuid() == 0 else ["sudo"]
-    script = [sys.executable, str(ROOT / "tests/lab/traces.py"), LAB, "/var/cache/minos-lab"]
+    script = [sys.executable, str(ROOT / "tests/lab/traces.py"), LAB.name, "/var/cache/minos-lab"]
     return json.loads(subprocess.run([*sudo, *script], capture_output=True, text=True, check=True).stdout)
-
-
-def wait_until(condition, patience: float = 300) -> None:
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +211,7 @@ def test_what_a_lab_is_made_of_does_not_change_under_it(nodes):
 
 def test_down_leaves_nothing_even_after_a_crash(nodes, host_before):
     sudo = [] if os.getuid() == 0 else ["sudo"]
-    subprocess.run([*sudo, "rm", f"/var/lib/minos-lab/{LAB}/lab.json"], check=True)
+    subprocess.run([*sudo, "rm", f"/var/lib/minos-lab/{LAB.name}/lab.json"], check=True)
     lab("down")
     after = traces()
     assert after["ours"] == NOTHING

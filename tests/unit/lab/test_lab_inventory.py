@@ -68,6 +68,15 @@ def test_state_survives_its_file(lab, paths):
     assert state.load(paths) == lab
 
 
+def test_the_networks_of_another_versions_lab_are_known(lab, paths):
+    assert state.networks(paths) == []
+    paths.state.write_text(json.dumps({"subnet": lab.subnet, "uplink": lab.uplink, "novelty": 1}))
+    assert [str(network) for network in state.networks(paths)] == ["10.1.2.0/24", "10.1.3.0/24"]
+    paths.state.write_text('{"subnet": "10.1.2.0/24"}')
+    with pytest.raises(LabError, match=r"lab\.json: not a lab's state"):
+        state.networks(paths)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"nodes": {}}', '{"nodes": {"node1": {"adress": "x"}}}'])
 def test_a_damaged_state_file_is_named(paths, text):
     paths.state.write_text(text)
