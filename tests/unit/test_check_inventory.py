@@ -181,7 +181,7 @@ BAD = {
     "proxy": (shared("cluster_proxy_env: {http_proxy: '10.0.0.1:3128'}"), 10, "http_proxy", "http://10.0.0.1:3128"),
     "proxy as text": (shared("cluster_proxy_env: http://10.0.0.1:3128"), 10, "cluster_proxy_env", "{http_proxy:"),
     "proxy of nothing": (shared("cluster_proxy_env: {proxy: 'http://a:1'}"), 10, "holds 'proxy'", "http_proxy"),
-    "an option of a role": (shared("python_env_variant: gpu"), 10, "python_env_variant is 'gpu'", "of cpu, cuda, unsloth"),
+    "an option of a role": (shared("python_env_variant: gpu"), 10, "variant is 'gpu'", "of cpu, cuda, unsloth"),
     "a number of a role": (shared("netplan_rollback_seconds: long"), 10, "netplan_rollback_seconds", "a whole number"),
     "a list of a role": (shared("firewall_ssh_from: any"), 10, "firewall_ssh_from is 'any'", "write a list"),
     # names of variables
