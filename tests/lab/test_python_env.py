@@ -1,0 +1,139 @@
+"""One environment everywhere, downloaded once: counted, broken off, and made by conda's way, in a lab of its own.
+
+The tests of this file build on each other and run in their order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.labs import ROOT, Lab, changed, wait_until
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+
+LAB = Lab("environ")
+NODES = ["node1", "node2", "node3"]
+ENV = "/opt/minos/envs/dist-train"
+PACKAGES = f"{ENV}/lib/python3.11/site-packages"
+RECORDED = Path(__file__).with_name("recorded_miniforge.sh")
+# An index that refuses: who asks anything but the share fails.
+CUT_OFF = {
+    "python_env_index_url": "http://127.0.0.1:9/",
+    "python_env_extra_index_urls": [],
+    "python_env_find_links": [],
+    "cluster_proxy_env": {},
+}
+# Every file of every package is there, as it was packed.
+WHOLE = """
+import base64, hashlib, importlib.metadata
+bad = [str(file) for package in importlib.metadata.distributions() for file in package.files or ()
+       if file.hash and file.hash.mode == "sha256" and not (file.locate().exists() and file.hash.value ==
+       base64.urlsafe_b64encode(hashlib.sha256(file.locate().read_bytes()).digest()).rstrip(b"=").decode())]
+print(bad[:5])
+"""
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[dict[str, dict]]:
+    """Three nodes with everything but the environment and what runs in it."""
+    LAB.command("down")
+    LAB.command("up", "-n", "3")
+    try:
+        LAB.playbook("site.yml", "--skip-tags", "python_env,torchrun,rendezvous")
+        yield LAB.nodes()
+    finally:
+        LAB.command("down")
+
+
+def with_hosts(folder: Path, hosts: dict[str, dict]) -> list[str | Path]:
+    """The lab's inventory, and variables of some hosts laid over it."""
+    file = folder / "hosts.yml"
+    file.write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    return ["inventory/lab", file]
+
+
+def received(node: str) -> int:
+    """Bytes that have come in by the network: the share is a directory of the host, and SSH comes by a socket."""
+    return int(LAB.inside(node, "cat /sys/class/net/[!l]*/statistics/rx_bytes"))
+
+
+def test_only_the_head_downloads(nodes, tmp_path):
+    before = {name: received(name) for name in NODES}
+    cut_off = with_hosts(tmp_path, dict.fromkeys(NODES[1:], CUT_OFF))
+    LAB.playbook("site.yml", "--tags", "python_env", inventory=cut_off)
+    fetched = {name: received(name) - before[name] for name in NODES}
+    print(f"bytes from outside: {fetched}")
+    assert fetched["node1"] > 30e6
+    assert max(fetched["node2"], fetched["node3"]) < 100e3, "no more than what the LAN says of itself"
+    assert LAB.inside("node1", "ls -A /srv/minos/packages").split()[0].startswith("complete-")
+    assert LAB.inside("node2", f"{ENV}/bin/python -c 'import torch; print(torch.__version__)'").startswith("2.")
+    assert LAB.inside("node3", "ls -A /opt/minos").split() == ["envs", "requirements.txt", "uv", "uv.txt"]
+
+
+def test_they_are_the_same_and_stay_so(nodes):
+    done = LAB.playbook("playbooks/parity.yml")
+    assert "node1, node2, node3: the same Python 3.11" in done.stdout
+    assert set(changed(LAB.playbook("site.yml", "--tags", "python_env")).values()) == {0}
+
+
+def test_a_package_of_another_version_is_named_and_mended(nodes):
+    LAB.inside("node2", f"cd {PACKAGES} && mv tqdm-*.dist-info tqdm-1.0.dist-info")
+    LAB.inside("node2", f"sed -i 's/^Version: .*/Version: 1.0/' {PACKAGES}/tqdm-1.0.dist-info/METADATA")
+    began = time.monotonic()
+    done = LAB.playbook("playbooks/parity.yml", check=False)
+    assert done.returncode != 0
+    assert "node2 does not run the same as node1: package tqdm" in done.stdout + done.stderr
+    assert time.monotonic() - began < 20
+    assert changed(LAB.playbook("site.yml", "--tags", "python_env"))["node2"] == 1
+    assert LAB.playbook("playbooks/parity.yml").returncode == 0
+
+
+def test_an_installation_that_broke_off_is_made_whole(nodes, tmp_path):
+    """The installer dies by kill -9 with a part of the packages there."""
+    LAB.inside("node3", f"rm -rf {PACKAGES}/*")
+    command = ["ansible-playbook", "-i", "inventory/lab", "site.yml", "--tags", "python_env"]
+    environment = os.environ | {"MINOS_LAB": LAB.name}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as running:
+        wait_until(lambda: LAB.inside("node3", f"find {PACKAGES} -name '*.dist-info' | head -3"), 200, pause=0.05)
+        LAB.inside("node3", "kill -9 $(pgrep -x uv)")
+        said = running.communicate(timeout=200)[0]
+    assert running.returncode != 0
+    assert "node3" in said.partition("fatal: ")[2]
+    assert 0 < int(LAB.inside("node3", f"find {PACKAGES} -name '*.dist-info' | wc -l")) < 60, "it was in the middle"
+    # Worse than what uv leaves: a package that says it is there, and lacks a file.
+    LAB.inside("node3", f"rm -f $(ls {PACKAGES}/*/__init__.py | head -1)")
+    LAB.playbook("site.yml", "--tags", "python_env")
+    assert LAB.inside("node3", f"{ENV}/bin/python -I -c '{WHOLE}'") == "[]"
+    assert LAB.playbook("playbooks/parity.yml").returncode == 0
+
+
+def test_the_way_by_conda(nodes, tmp_path):
+    """All of it but conda itself, see recorded_miniforge.sh."""
+    LAB.inside("node1", f"cat > /var/tmp/miniforge.sh <<'END'\n{RECORDED.read_text()}END\n")
+    written = LAB.inside("node1", "sha256sum /var/tmp/miniforge.sh").split()[0]
+    path = "/opt/minos/envs/by-conda"
+    both = {"python_env_kind": "conda", "cluster_env_path": path, "python_env_miniforge_sha256": written}
+    both |= {"python_env_miniforge_url": "file:///var/tmp/miniforge.sh"}
+    inventory = with_hosts(tmp_path, {name: both | (CUT_OFF if name != "node1" else {}) for name in NODES})
+    LAB.playbook("site.yml", "--tags", "python_env", inventory=inventory)
+    asked = {name: LAB.inside(name, "cat /opt/minos/conda/bin/asked") for name in NODES}
+    made = f"create --yes --quiet --prefix {path}"
+    assert asked["node1"] == f"{made} --override-channels --channel conda-forge python=3.11"
+    assert asked["node2"] == asked["node3"] == f"{made} --offline ./python-3.11.conda"
+    login = "runuser -u minos -- bash -ic 'python -c \"import sys, torch; print(sys.prefix)\"' 2>/dev/null"
+    assert LAB.inside("node2", login) == path
+    again = LAB.playbook("site.yml", "--tags", "python_env", inventory=inventory)
+    assert set(changed(again).values()) == {0}
+    other = both | {"python_env_miniforge_sha256": hashlib.sha256(b"").hexdigest()}
+    wrong = with_hosts(tmp_path, dict.fromkeys(NODES, other))
+    refused = LAB.playbook("site.yml", "--tags", "python_env", inventory=wrong, check=False)
+    assert refused.returncode != 0
+    assert "checksum" in refused.stdout
