@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.labs import wait_until
+
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
@@ -323,6 +325,29 @@ def test_a_stopped_job_goes_on_where_it_was(killed):
     assert f"unchanged: {JOBS}/stop/packed-" in again.stdout
     assert (state("stop")["state"], state("stop")["step"]) == ("done", 60)
     assert f"(step {step}/60)" in on("node1", "journalctl --no-pager -o cat -u minos-train@stop | grep 'resumed from'")
+
+
+def test_nodes_that_differ_do_not_train_together(killed):
+    """A package, a byte of the code and the config change on two nodes while the job runs, and a worker dies."""
+    playbook("train.yml", "-e", "nnodes=3 job=differ steps=200 heldout_rows=6 sample_tokens=0 follow=false")
+    record = "/opt/minos/envs/dist-train/lib/python3.11/site-packages/tqdm-*.dist-info/RECORD"
+    on("node2", f"cp -p {record} /root/RECORD && sed -i '1s/sha256=./sha256=_/' {record}")
+    on("node2", f"sed -i 's/^lr: .*/lr: 0.5/' {LOCAL}/differ/config.yaml")
+    on("node3", f"echo >> $(ls {LOCAL}/differ/code-*/training/ledger.py)")
+    on("node1", f"kill -9 {workers('node1')[0]}")
+    wait_until(lambda: state("differ")["state"] == "failed", 120)
+    failed = state("differ")  # which of the nodes has rank 0, and is the standard, is torchrun's choice
+    assert set(re.findall(r"node\d", failed["reason"])) >= {"node2", "node3"}
+    assert re.search(r" do(es)? not run the same as node\d \(rank 0\): config lr, package tqdm", failed["reason"])
+    rows = {" ".join(line.split()[:2]): line.split()[2:] for line in failed["last_lines"]}
+    assert "0.5" in rows["config lr"] and rows["config lr"][0] != rows["config lr"][1]
+    assert rows["package tqdm"][0] == rows["package tqdm"][2] and rows["package tqdm"][1] != rows["package tqdm"][3]
+    assert rows["code ledger.py"][0] != rows["code ledger.py"][1]
+    refused = playbook("train.yml", "-e", "nnodes=3 job=differ steps=200 heldout_rows=6 sample_tokens=0", check=False)
+    assert refused.returncode != 0
+    assert "node2, node3 do not run the same as node1: package tqdm, code ledger.py;" in refused.stdout + refused.stderr
+    assert on("node1", "systemctl list-units --state=active,activating 'minos-train@differ*' --plain --no-legend") == ""
+    on("node2", f"cp -p /root/RECORD {record} && rm /root/RECORD")
 
 
 def test_a_job_that_does_not_answer_is_stopped_all_the_same(killed):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,11 +86,9 @@ def test_they_are_the_same_and_stay_so(nodes):
 def test_a_package_of_another_version_is_named_and_mended(nodes):
     LAB.inside("node2", f"cd {PACKAGES} && mv tqdm-*.dist-info tqdm-1.0.dist-info")
     LAB.inside("node2", f"sed -i 's/^Version: .*/Version: 1.0/' {PACKAGES}/tqdm-1.0.dist-info/METADATA")
-    began = time.monotonic()
     done = LAB.playbook("playbooks/parity.yml", check=False)
     assert done.returncode != 0
     assert "node2 does not run the same as node1: package tqdm" in done.stdout + done.stderr
-    assert time.monotonic() - began < 20
     assert changed(LAB.playbook("site.yml", "--tags", "python_env"))["node2"] == 1
     assert LAB.playbook("playbooks/parity.yml").returncode == 0
 
