@@ -80,6 +80,12 @@ venv-dev: .venv/.dev ## the same with torch and the test tools
 	python3 -m lab.uv pip install --quiet --python .venv --require-hashes -r $<
 	@touch $@
 
+.PHONY: openstack
+openstack: .venv/.openstack ## what inventory/openstack needs besides
+.venv/.openstack: requirements-openstack.txt .venv/.control
+	python3 -m lab.uv pip install --quiet --python .venv --require-hashes -r $<
+	@touch $@
+
 .venv-benchmarks/.done: benchmarks/requirements.txt | $(UV)
 	@python3 -m lab.uv venv --quiet --allow-existing --python $(PYTHON_VERSION) .venv-benchmarks
 	python3 -m lab.uv pip install --quiet --python .venv-benchmarks --require-hashes -r $<
@@ -105,12 +111,13 @@ $(UV): roles/python_env/files/uv.txt
 lock: $(UV) ## pin the newest versions that pyproject.toml allows, with hashes
 	$(COMPILE) roles/python_env/files/uv.in --universal -o roles/python_env/files/uv.txt
 	$(COMPILE) pyproject.toml --group control --universal -o requirements-control.txt
+	$(COMPILE) pyproject.toml --group openstack -c requirements-control.txt -o requirements-openstack.txt
 	$(COMPILE) pyproject.toml --group training -c requirements-control.txt \
 		-o training/requirements-cpu.txt
 	UV_FIND_LINKS= $(COMPILE) pyproject.toml --group training-cuda -c requirements-control.txt \
 		-o training/requirements-cuda.txt
 	UV_FIND_LINKS= $(COMPILE) pyproject.toml --group training-unsloth -o training/requirements-unsloth.txt
 	$(COMPILE) pyproject.toml --group dev -c requirements-control.txt \
-		-c training/requirements-cpu.txt -o requirements-dev.txt
+		-c training/requirements-cpu.txt -c requirements-openstack.txt -o requirements-dev.txt
 	$(COMPILE) pyproject.toml --group benchmarks -c requirements-control.txt \
 		-c training/requirements-cpu.txt -o benchmarks/requirements.txt

@@ -8,6 +8,7 @@ from paths import ROOT
 
 LOCKS = {
     "control": "requirements-control.txt",
+    "openstack": "requirements-openstack.txt",
     "training": "training/requirements-cpu.txt",
     "training-cuda": "training/requirements-cuda.txt",
     "training-unsloth": "training/requirements-unsloth.txt",
@@ -51,7 +52,12 @@ def test_every_package_has_a_hash(file):
 def test_the_locks_agree():
     """One version of a package, whichever lock it comes from (CUDA's own packages aside)."""
     dev = locked("requirements-dev.txt")
-    for file in ("requirements-control.txt", "training/requirements-cpu.txt", "benchmarks/requirements.txt"):
+    for file in (
+        "requirements-control.txt",
+        "requirements-openstack.txt",
+        "training/requirements-cpu.txt",
+        "benchmarks/requirements.txt",
+    ):
         have = locked(file)
         assert {name: have[name] for name in have.keys() & dev.keys() if dev[name] != have[name]} == {}
     assert locked("requirements-control.txt").keys() | locked("training/requirements-cpu.txt").keys() <= dev.keys()
