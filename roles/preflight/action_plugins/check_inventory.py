@@ -17,6 +17,7 @@ OLD_ANSIBLE = tuple(map(int, __version__.split(".")[:2])) < (2, 19)
 if not OLD_ANSIBLE:
     from inventory_rules import findings
     from inventory_rules.inventory import Inventory, short
+    from inventory_rules.public import warning
 
 OLD = (
     f"this is ansible-core {__version__}, and 2.19 or newer is needed: run make venv in the project's folder, then "
@@ -39,10 +40,15 @@ class ActionModule(ActionBase):
             wrong = [OLD]
         elif constants.config.get_config_value("VARIABLE_PRECEDENCE")[0] != "all_plugins_inventory":
             wrong = [OTHER_CONFIG]
+        elif task_vars.get("inventory_error"):  # of a script that asks a cloud
+            wrong = [task_vars["inventory_error"]]
         else:
             sources = ", ".join(short(str(path)) for path in task_vars.get("ansible_inventory_sources") or [])
             hostvars, groups = task_vars["hostvars"], task_vars["groups"]
-            wrong = findings(Inventory(hostvars, groups, sources or "the inventory", self._loader))
+            inventory = Inventory(hostvars, groups, sources or "the inventory", self._loader)
+            wrong = findings(inventory)
+            if not wrong and (line := warning(inventory)):
+                self._display.warning(line)
         if task_vars.get("ansible_limit") and not self._task.args.get("partial_ok"):
             wrong.append(PARTIAL.format(limit=task_vars["ansible_limit"]))
         # One is Ansible's own error line; several would be one line with \n in it.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
-from . import addresses, groups, names, paths, plaintext, spelling, values
+from . import addresses, groups, names, paths, plaintext, public, spelling, values
 from .inventory import Inventory
 from .options import known_names, prefixes, role_options
 
@@ -39,6 +39,7 @@ def findings(inventory: Inventory) -> list[str]:
                 *groups.check(inventory),
                 *names.check(inventory),
                 *addresses.check(inventory),
+                *public.check(inventory),
                 *paths.check(inventory),
                 *values.check(inventory, options),
                 *plaintext.check(inventory),
