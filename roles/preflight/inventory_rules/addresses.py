@@ -113,7 +113,8 @@ def members(inventory: Inventory) -> Iterator[str]:
             if key == "cluster_ip" or not badly_put(str(value)):
                 yield f"{where}: {remedy(value)}"
             continue
-        yield from alone(address, where)
+        if not (address.is_loopback and inventory.get(host, "local_only")):
+            yield from alone(address, where)
         if (other := seen.setdefault(address, host)) != host:
             yield f"{where}, already that of {other}: every node needs an address of its own"
             continue

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from ansible.module_utils.parsing.convert_bool import boolean
+
 from .inventory import Inventory
 
 
@@ -31,6 +33,12 @@ def check(inventory: Inventory) -> Iterator[str]:
                 f"{inventory.at_host(name)}is not in group cluster: make head and gpu_nodes children of cluster"
                 f"{', and nfs_server, too' if name in servers else ''}"
             )
+    alone = [host for host, value in inventory.each("local_only") if boolean(value, strict=False)]
+    if alone and len(inventory.members) > 1:
+        yield (
+            f"{inventory.at(alone[0], 'local_only')}local_only is for one machine alone, and cluster has "
+            f"{len(inventory.members)}: take it out, or take inventory/local"
+        )
     source = inventory.get(inventory.members[0], "cluster_nfs_source") if inventory.members else ""
     if servers and source:
         yield (
