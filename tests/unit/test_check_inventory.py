@@ -117,7 +117,7 @@ BAD = {
     "public addresses": (
         [("192.168.1.1\n", "8.8.8.1\n"), *((f"192.168.1.10{n}", f"8.8.8.10{n}") for n in range(3))],
         17, "ansible_host is a public address (node1, node2, node3)", "as cluster_ip",
-    ),  # fmt: skip
+    ),
     "a bad cluster_ip": (own("cluster_ip: 10.0.0"), 20, "node2: cluster_ip is '10.0.0'", "write an IPv4 address"),
     "a way in with a slash": (
         [(NODE2, "ansible_host: rig/2\n              cluster_ip: 192.168.1.101")],
