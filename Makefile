@@ -45,7 +45,7 @@ lint: venv-dev ## style and static checks
 test-unit: venv-dev ## tests without nodes
 	@command -v bindfs >/dev/null || { $(SUDO) apt-get -qq update && $(SUDO) apt-get -qq install --yes --no-install-recommends bindfs >/dev/null; } \
 		|| echo "bindfs cannot be installed: the tests of a shared directory that hangs are skipped"
-	$(PYTEST) tests/unit
+	$(PYTEST) tests/unit --numprocesses=auto --dist=loadfile
 
 test-lab: venv-dev ## tests with throw-away nodes (root or sudo)
 	$(PYTEST) tests/lab
