@@ -4,6 +4,7 @@ import json
 import subprocess
 
 import pytest
+import yaml
 from paths import ROOT
 
 INVENTORIES = sorted(path for path in (ROOT / "inventory").iterdir() if path.name != "group_vars")
@@ -48,3 +49,32 @@ def test_the_inventory_wins_over_the_shared_variables(tmp_path):
 def test_the_default_is_one_file():
     """The folder would merge the owner's machines with the lab's."""
     assert "inventory = inventory/hosts.yml" in (ROOT / "ansible.cfg").read_text()
+
+
+def test_the_machine_alone_is_refused_nothing_and_keeps_what_is_its_owners():
+    """inventory/local as it ships: nothing to edit, and no package for what site.yml leaves alone there."""
+    inventory = ["-i", "inventory/local"]
+    done = subprocess.run(
+        ["ansible-playbook", *inventory, "playbooks/preflight.yml"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    fields = "[packages_names, cluster_store_ip, rendezvous_members, shared_dir_create, nfs_client_source]"
+    command = [
+        "ansible",
+        *inventory,
+        "cluster",
+        "-m",
+        "ansible.builtin.debug",
+        "-o",
+        "-a",
+        f"msg={{{{ {fields} | to_json }}}}",
+    ]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    answer = json.loads(shown.partition(" => ")[2])["msg"]
+    names, *rest = answer if isinstance(answer, list) else json.loads(answer)
+    assert names == ["python3-venv", "g++", "python3-dev"]
+    assert rest == ["127.0.0.1", [], True, ""]
+    site = yaml.safe_load((ROOT / "site.yml").read_text())
+    roles = {role["role"]: str(role.get("when", "")) for play in site for role in play.get("roles", [])}
+    left = {name for name, when in roles.items() if "not local_only" in when}
+    assert left == {"netplan", "cluster_hosts", "host_tuning", "ssh_mesh", "firewall", "nfs_server", "nfs_client"}
