@@ -40,7 +40,7 @@ class Plan:
     packages: list[str] = field(default_factory=list)
     sources: list[dict[str, str]] = field(default_factory=list)
     nvidia: dict[str, str] = field(default_factory=dict)
-    """NVIDIA's repository, where something comes from there: folder, key, fingerprint, and its priority for all else."""
+    """NVIDIA's repository, where something comes from there: folder, key, fingerprint, and what for."""
     environment: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -93,25 +93,7 @@ def choose(node: Node, wish: Wish, others: Iterable[str] = ()) -> Plan:
 
 def needed(node: Node, wish: Wish, others: Iterable[str]) -> Need:
     cuda = of_cuda(wish.cuda)
-    own = {}
-    for slot, card in node.cards:
-        name = architecture(card, wish.cards)
-        if name is None:
-            raise ValueError(
-                f"nobody here knows the card 10de:{card} at {slot} (lspci -nns {slot} names it): of which architecture is "
-                f"it? Write nvidia_cards: {{'{card}': {NAMES[-1]}}} (or {', '.join(NAMES[1:-1])}), or install its driver "
-                "yourself and write nvidia_manage: false"
-            )
-        if name not in NAMES:
-            raise ValueError(f"nvidia_cards calls {card} '{name}': write one of {', '.join(NAMES)}")
-        usable = NAMES[NAMES.index(cuda["from"]) : NAMES.index(cuda.get("to", NAMES[-1])) + 1]
-        if name not in usable:
-            raise ValueError(
-                f"its card 10de:{card} at {slot} ({name}) is too {'old' if NAMES.index(name) < NAMES.index(usable[0]) else 'new'} "
-                f"for CUDA {wish.cuda} of the locked torch, which runs on {usable[0]} to {usable[-1]}: take the card or the "
-                "node out, or lock another build of torch"
-            )
-        own[card] = name
+    own = {card: identified(slot, card, wish, cuda) for slot, card in node.cards}
     modules = [
         flavour
         for flavour in ("open", "proprietary")
@@ -133,6 +115,27 @@ def needed(node: Node, wish: Wish, others: Iterable[str]) -> Need:
     if most:
         reasons.append(f"{lasts[most]} cards end with {most}")
     return Need(least, most, modules, ", ".join(reasons))
+
+
+def identified(slot: str, card: str, wish: Wish, cuda: Mapping[str, Any]) -> str:
+    """Return the architecture of a card, which torch must have code for."""
+    name = architecture(card, wish.cards)
+    if name is None:
+        raise ValueError(
+            f"nobody here knows the card 10de:{card} at {slot} (lspci -nns {slot} names it): of which architecture "
+            f"is it? Write nvidia_cards: {{'{card}': {NAMES[-1]}}} (or {', '.join(NAMES[1:-1])}), or install its "
+            "driver yourself and write nvidia_manage: false"
+        )
+    if name not in NAMES:
+        raise ValueError(f"nvidia_cards calls {card} '{name}': write one of {', '.join(NAMES)}")
+    oldest, newest = cuda["from"], cuda.get("to", NAMES[-1])
+    if NAMES.index(oldest) <= NAMES.index(name) <= NAMES.index(newest):
+        return name
+    raise ValueError(
+        f"its card 10de:{card} at {slot} ({name}) is too {'old' if NAMES.index(name) < NAMES.index(oldest) else 'new'} "
+        f"for CUDA {wish.cuda} of the locked torch, which runs on {oldest} to {newest}: take the card or the node out, "
+        "or lock another build of torch"
+    )
 
 
 def kept(node: Node, need: Need) -> int:
@@ -176,8 +179,8 @@ def nothing(node: Node, wish: Wish, need: Need) -> Any:
     wishes = {"branch": wish.branch, "modules": wish.modules, "repository": wish.repository}
     said = ", ".join(f"nvidia_{name}: {value}" for name, value in wishes.items() if value not in (0, "auto"))
     raise ValueError(
-        f"it needs {need}; {node.system} has {own}, NVIDIA's repository {TABLE['nvidia_repository']['oldest']} and newer; "
-        f"the inventory's {said} leaves none of them: take that out"
+        f"it needs {need}; {node.system} has {own}, NVIDIA's repository {TABLE['nvidia_repository']['oldest']} and "
+        f"newer; the inventory's {said} leaves none of them: take that out"
     )
 
 
@@ -202,4 +205,4 @@ def notes(node: Node, repository: str, need: Need) -> Iterator[str]:
         own = ", ".join(map(str, TABLE["distributions"][node.system]["branches"]))
         yield f"from NVIDIA's repository: {node.system}'s own driver is {own}, and it needs {need}"
     if not node.kernels:
-        yield f"no meta-package of a kernel there: the next kernel will need linux-headers of its own ({node.running} has them)"
+        yield f"no meta-package of a kernel there: {node.running} gets its headers, the next one needs them from you"

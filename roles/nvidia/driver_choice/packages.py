@@ -34,10 +34,8 @@ def ubuntus(node: Node, branch: int, flavour: str) -> list[str]:
     """Modules that Ubuntu has built and signed, where all kernels of the node have them; else DKMS."""
     variant = f"{branch}-server{'-open' if flavour == 'open' else ''}"
     signed = signed_kernels(node)
-    if node.desktop:
-        driver = f"nvidia-driver-{variant}"
-    else:
-        driver = f"nvidia-headless-{'no-dkms-' if signed else ''}{variant}"
+    headless = f"nvidia-headless-{'no-dkms-' if signed else ''}{variant}"
+    driver = f"nvidia-driver-{variant}" if node.desktop else headless
     modules = [f"linux-modules-nvidia-{variant}-{kernel}" for kernel in signed]
     return [driver, f"nvidia-utils-{branch}-server", *(modules or headers(node))]
 

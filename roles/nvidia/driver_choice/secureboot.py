@@ -29,8 +29,8 @@ def check(node: Node, repository: str, signed: bool) -> None:
         return
     other = " or write nvidia_repository: distribution (Ubuntu's modules are signed)," if repository == "nvidia" else ""
     raise ValueError(
-        f"Secure Boot is on there, and the driver's modules would be signed with a key that the firmware does not know: "
-        f"switch Secure Boot off in the firmware,{other if 'ubuntu' in node.system else ''} or enroll a key: "
+        f"Secure Boot is on there, and the driver's modules would be signed with a key that the firmware does not "
+        f"know: switch Secure Boot off in the firmware,{other if 'ubuntu' in node.system else ''} or enroll a key: "
         f"(1) {make} (2) sudo mokutil --import {key} and invent a password (3) sudo reboot, and at the machine's own "
         f"screen: Enroll MOK, Continue, Yes, that password (4) run site.yml again"
     )
