@@ -279,3 +279,10 @@ def test_an_answer_is_read():
 
 def test_architectures_are_in_the_order_of_their_age():
     assert NAMES[1] == "maxwell" and NAMES[-1] == "blackwell"
+
+
+def test_headers_without_a_meta_package_are_those_of_the_kernel_that_runs_unless_it_is_a_hosts():
+    card = {"cards": (("0000:01:00.0", "2204"),), "system": "debian 12", "running": "6.1.0-38-amd64"}
+    assert "linux-headers-6.1.0-38-amd64" in choose(Node(**card), Wish(cuda="12.6")).packages
+    inside = choose(Node(**card, container=True), Wish(cuda="12.6", load=False))
+    assert not [name for name in inside.packages if name.startswith("linux-")]

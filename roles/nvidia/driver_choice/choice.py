@@ -204,5 +204,5 @@ def notes(node: Node, repository: str, need: Need) -> Iterator[str]:
     if repository == "nvidia":
         own = ", ".join(map(str, TABLE["distributions"][node.system]["branches"]))
         yield f"from NVIDIA's repository: {node.system}'s own driver is {own}, and it needs {need}"
-    if not node.kernels:
+    if not node.kernels and not node.container:
         yield f"no meta-package of a kernel there: {node.running} gets its headers, the next one needs them from you"

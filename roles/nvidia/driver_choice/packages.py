@@ -60,8 +60,12 @@ def beside(wish: Wish, repository: str, debian: bool) -> list[str]:
 
 
 def headers(node: Node) -> list[str]:
-    """Return the meta-packages that follow each kernel; for a kernel without one, those of this version."""
-    return [f"linux-headers-{kernel}" for kernel in node.kernels or (node.running,)]
+    """Return the meta-packages that follow each kernel; for a kernel without one, those of this version.
+
+    The kernel that runs under a container is its host's.
+    """
+    running = () if node.container else (node.running,)
+    return [f"linux-headers-{kernel}" for kernel in node.kernels or running]
 
 
 def signed_kernels(node: Node) -> list[str]:
