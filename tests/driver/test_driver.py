@@ -102,7 +102,7 @@ def test_the_driver_is_installed_and_its_module_built(lab):
     assert set(PACKAGES) <= set(installed)
     assert installed["nvidia-smi"].startswith(f"{lab.branch}.")
     kernel = lab.on("node1", "ls /boot/vmlinuz-* | sed 's,.*vmlinuz-,,'")
-    version = lab.on("node1", f"modinfo -k {kernel} -F version nvidia")
+    version = lab.on("node1", f"modinfo -k {kernel} -F version nvidia-current")  # as Debian calls the file
     assert installed["nvidia-smi"].startswith(version), "library and module are of one version"
     assert "installed" in lab.on("node1", "dkms status")
     new = set(lab.on("node2", "dpkg-query --show").splitlines()) - set(before.splitlines())

@@ -16,7 +16,7 @@ cat /etc/os-release
 section running
 uname -r
 section kernels
-dpkg-query --show --showformat='${db:Status-Abbrev}${Package}\n' 'linux-image-*' 2>/dev/null | sed -n 's/^ii *linux-image-//p'
+dpkg-query --show --showformat='${db:Status-Abbrev}${Package}\n' 'linux-image-*' 2>/dev/null | sed -n 's/^[a-z]i *linux-image-//p'
 # mokutil says the same, but is not everywhere. The last of the five bytes is the value.
 section secureboot
 for variable in "$efi"/efivars/SecureBoot-*; do
@@ -35,7 +35,7 @@ grep -HiE '^(uris|signed-by):|^deb .*signed-by=' /etc/apt/sources.list /etc/apt/
 section ours
 cat "$mark" 2>/dev/null
 section packaged
-dpkg-query --show --showformat='${db:Status-Abbrev}${Package} ${Version}\n' '*nvidia*' 2>/dev/null | sed -n 's/^ii *//p'
+dpkg-query --show --showformat='${db:Status-Abbrev}${Package} ${Version}\n' '*nvidia*' 2>/dev/null | sed -n 's/^[a-z]i *//p'
 section loaded
 sed -n 's/^NVRM version: .*  \([0-9][0-9.]*[0-9]\)  .*/\1/p' /proc/driver/nvidia/version 2>/dev/null
 section foreign
