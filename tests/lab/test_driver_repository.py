@@ -162,6 +162,17 @@ def test_a_containers_driver_is_its_hosts(repository):
     assert "No NVIDIA GPU in node1, node2, node3" in done.stdout
 
 
+def test_secure_boot_stops_it_with_the_steps(repository):
+    on(
+        "node1",
+        "mkdir -p /var/tmp/efi/efivars; printf '\\006\\000\\000\\000\\001' >/var/tmp/efi/efivars/SecureBoot-8be4",
+    )
+    done = site(*repository, "-e", "nvidia_efi_path=/var/tmp/efi", check=False)
+    said = re.sub(r"\s+", " ", done.stdout + done.stderr)
+    assert done.returncode != 0
+    assert "node1: Secure Boot is on there" in said and "(2) sudo mokutil --import /var/lib/dkms/mok.pub" in said
+
+
 def test_an_unknown_card_is_a_question(repository):
     on("node1", "echo 0x3001 > /var/tmp/pci/0000:01:00.0/device")
     done = site(*repository, check=False)
@@ -169,3 +180,33 @@ def test_an_unknown_card_is_a_question(repository):
     assert done.returncode != 0
     assert "node1: nobody here knows the card 10de:3001 at 0000:01:00.0" in said
     assert "Write nvidia_cards: {'3001': blackwell}" in said
+
+
+RESET = """
+- hosts: cluster
+  become: true
+  tasks:
+    - name: Take it back
+      ansible.builtin.include_role: {name: nvidia, tasks_from: reset}
+"""
+FILES = (
+    "/etc/modprobe.d/minos-nvidia.conf /etc/apt/sources.list.d/minos-nvidia* /etc/apt/preferences.d/minos-nvidia "
+    "/etc/apt/keyrings/minos-nvidia* /etc/systemd/system/minos-nvidia.service /etc/minos/cards.env /var/lib/minos-nvidia"
+)
+
+
+def test_reset_takes_back_what_it_made_and_leaves_the_driver(repository, tmp_path):
+    on("node1", "apt-mark hold nano")
+    there = on("node1", f"ls -d {FILES} 2>/dev/null | wc -l")
+    assert int(there) == 8, "the test knows the files"
+    (tmp_path / "reset.yml").write_text(RESET)
+    roles = {"ANSIBLE_ROLES_PATH": str(ROOT / "roles")}
+    command = ["ansible-playbook", "-i", "inventory/lab", str(tmp_path / "reset.yml")]
+    for expected in (True, False):
+        done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT | roles, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert (changes(done)["node1"] > 0) is expected
+        assert changes(done)["node3"] == 0
+    assert on("node1", f"ls -d {FILES} 2>/dev/null; true") == ""
+    assert on("node1", "apt-mark showhold") == "nano", "the owner's own hold stays"
+    assert len(on("node1", INSTALLED).splitlines()) == len(PACKAGES)

@@ -22,12 +22,12 @@ def on_the_bus(host):
 
 
 def test_nvidia_torch_sees_every_gpu_on_the_bus(host, told, on_the_bus):
-    expected = on_the_bus if told.variant == "cuda" else 0
+    expected = on_the_bus if told.variant != "cpu" else 0
     assert int(host.check_output("%s/bin/python -I -c %s", told.env_path, COUNT)) == expected
 
 
 def test_nvidia_library_and_module_are_of_one_version(host, told, on_the_bus):
-    if not on_the_bus or told.variant != "cuda":
+    if not on_the_bus or told.variant == "cpu":
         pytest.skip("no GPU that torch would use")
     asked = host.check_output("nvidia-smi --query-gpu=driver_version --format=csv,noheader").split()
     assert set(asked) == {host.file(LOADED).content_string.strip()}
