@@ -191,7 +191,8 @@ RESET = """
 """
 FILES = (
     "/etc/modprobe.d/minos-nvidia.conf /etc/apt/sources.list.d/minos-nvidia* /etc/apt/preferences.d/minos-nvidia "
-    "/etc/apt/keyrings/minos-nvidia* /etc/systemd/system/minos-nvidia.service /etc/minos/cards.env /var/lib/minos-nvidia"
+    "/etc/apt/keyrings/minos-nvidia* /etc/systemd/system/minos-nvidia.service /etc/minos/cards.env "
+    "/var/lib/minos-nvidia"
 )
 
 
