@@ -76,6 +76,7 @@ def repository(tmp_path_factory):
     gpg(home, "--clearsign", "--output", str(place / "InRelease"), str(release))
     (place / "3bf863cc.pub").write_text(gpg(home, "--armor", "--export"))
     fingerprint = re.search(r"^fpr:*([0-9A-F]+):", gpg(home, "--list-keys", "--with-colons"), re.MULTILINE)[1]
+    run("gpgconf", "--homedir", str(home), "--kill", "all")  # the agent, which would outlive the tests
     lab("down")
     lab("up", "-n", "3")
     share = Path(f"/var/lib/minos-lab/{LAB}/share/nvidia.tar")
@@ -119,7 +120,9 @@ def test_a_key_that_is_not_the_one_is_not_trusted(repository):
     done = site(url, "EB693B3035CD5710E231E123A4B469963BF863CC", check=False)
     said = re.sub(r"\s+", " ", done.stdout + done.stderr)
     assert done.returncode != 0
-    assert f"its fingerprint is {fingerprint}, and EB693B3035CD5710E231E123A4B469963BF863CC was expected" in said, said[-2000:]
+    assert f"its fingerprint is {fingerprint}, and EB693B3035CD5710E231E123A4B469963BF863CC was expected" in said, said[
+        -2000:
+    ]
     for node in CARDS:
         assert on(node, INSTALLED) == ""
         assert on(node, "ls /etc/apt/keyrings /etc/apt/sources.list.d | grep cuda; true") == ""

@@ -38,7 +38,6 @@ FACTS = {
     "nfs_server": "cluster_nfs_server",
     "nfs_source": "nfs_client_source",
     "variant": "python_env_variant",
-    "manages_driver": "nvidia_manage",
     "ssh_port": "ansible_port | default(22)",
     "outsider": "outsider_command | default([])",
 }

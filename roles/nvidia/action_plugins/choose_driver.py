@@ -35,7 +35,10 @@ class ActionModule(ActionBase):
         arguments = self._task.args
         node = read(arguments["look"])
         wish = arguments["wish"]
-        wish = Wish(**{**wish, "cuda": wish["cuda"] or cuda_of(Path(arguments["lock"]).read_text())})
+        cuda = str(wish["cuda"]) or cuda_of(Path(arguments["lock"]).read_text())
+        # 3001 without quotes is a number in YAML.
+        cards = {str(card).lower(): name for card, name in wish["cards"].items()}
+        wish = Wish(**{**wish, "cuda": cuda, "cards": cards})
         # A container sees the cards of its host, whether it was given them or not.
         cards = node.cards if not node.container or node.devices or not wish.load else ()
         about = {"jobs": node.jobs, "ours": node.ours, "driver": node.driver, "cuda": wish.cuda}

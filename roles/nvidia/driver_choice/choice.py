@@ -87,7 +87,7 @@ def choose(node: Node, wish: Wish, others: Iterable[str] = ()) -> Plan:
         sources=sources.missing(node, repository),
         nvidia=nvidias(node, wish, repository),
         environment=nccl_settings(ids),
-        notes=list(notes(node, repository, need)),
+        notes=list(notes(node, wish, repository, need)),
     )
 
 
@@ -102,7 +102,8 @@ def needed(node: Node, wish: Wish, others: Iterable[str]) -> Need:
     if not modules:
         each = ", ".join(f"10de:{card} ({name}) {ARCHITECTURES[name]['modules'][0]}" for card, name in own.items())
         raise ValueError(f"no driver drives all its cards, as each needs its own kernel modules: {each}; take one out")
-    everybody = {*own.values(), *filter(None, (architecture(card, wish.cards) for card in others))}
+    theirs = {architecture(card, wish.cards) for card in others} & set(usable(cuda))
+    everybody = {*own.values(), *theirs}
     firsts = {ARCHITECTURES[name]["first_branch"]: name for name in sorted(everybody, key=NAMES.index)}
     lasts = {ARCHITECTURES[name]["last_branch"]: name for name in everybody if "last_branch" in ARCHITECTURES[name]}
     least = max(*firsts, cuda["branch"])
@@ -128,14 +129,19 @@ def identified(slot: str, card: str, wish: Wish, cuda: Mapping[str, Any]) -> str
         )
     if name not in NAMES:
         raise ValueError(f"nvidia_cards calls {card} '{name}': write one of {', '.join(NAMES)}")
-    oldest, newest = cuda["from"], cuda.get("to", NAMES[-1])
-    if NAMES.index(oldest) <= NAMES.index(name) <= NAMES.index(newest):
+    if name in usable(cuda):
         return name
+    oldest, *_, newest = usable(cuda)
     raise ValueError(
         f"its card 10de:{card} at {slot} ({name}) is too {'old' if NAMES.index(name) < NAMES.index(oldest) else 'new'} "
         f"for CUDA {wish.cuda} of the locked torch, which runs on {oldest} to {newest}: take the card or the node out, "
         "or lock another build of torch"
     )
+
+
+def usable(cuda: Mapping[str, Any]) -> list[str]:
+    """Return the architectures that builds of torch with this CUDA have code for."""
+    return NAMES[NAMES.index(cuda["from"]) : NAMES.index(cuda.get("to", NAMES[-1])) + 1]
 
 
 def kept(node: Node, need: Need) -> int:
@@ -200,8 +206,8 @@ def nvidias(node: Node, wish: Wish, repository: str) -> dict[str, str]:
     }
 
 
-def notes(node: Node, repository: str, need: Need) -> Iterator[str]:
-    if repository == "nvidia":
+def notes(node: Node, wish: Wish, repository: str, need: Need) -> Iterator[str]:
+    if repository == "nvidia" and wish.repository == "auto" and not wish.branch:
         own = ", ".join(map(str, TABLE["distributions"][node.system]["branches"]))
         yield f"from NVIDIA's repository: {node.system}'s own driver is {own}, and it needs {need}"
     if not node.kernels and not node.container:
