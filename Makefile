@@ -54,6 +54,10 @@ test-lab: venv-dev ## tests with throw-away nodes (root or sudo)
 test-vm: venv-dev ## tests with virtual machines, which have kernels of their own (root or sudo); not part of `make test`
 	$(PYTEST) tests/vm
 
+.PHONY: test-driver
+test-driver: venv-dev ## NVIDIA's driver for real, from Debian's non-free, module and all (root or sudo); not part of `make test`
+	$(PYTEST) tests/driver
+
 .PHONY: nodes
 nodes: venv-dev ## check every node of an inventory: make nodes INVENTORY=inventory/hosts.yml
 	$(PYTEST) tests/nodes --ansible-inventory=$(or $(INVENTORY),inventory/lab)

@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import host, inventory, verbs
+from lab import host, image, inventory, verbs
 from lab import state as states
 from lab.config import DEFAULT_NODES, MAX_NODES, LabError, Paths, lab_name
 from lab.kinds import KINDS
@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     up = verb.add_parser("up", help="make the lab, or bring back what is off or half made")
     up.add_argument("-n", dest="count", type=node_count, metavar="N", help=f"how many nodes (default: {DEFAULT_NODES})")
     up.add_argument("--kind", choices=sorted(KINDS), help="what the nodes are made of (default: container)")
+    up.add_argument("--suite", choices=image.SUITES, help=f"the Debian on the nodes (default: {image.SUITES[0]})")
     up.add_argument("--memory", type=size(512, 65536), metavar="MIB", help="of a VM node (default: 2048)")
     up.add_argument("--disk", type=size(4, 1024), metavar="GIB", help="of a VM node (default: 16)")
     up.add_argument("--packages", type=package_names, metavar="A,B", help="Debian packages that VM nodes have already")
@@ -132,7 +133,7 @@ def words(command: list[str]) -> list[str]:
 def dispatch(parsed: argparse.Namespace, paths: Paths) -> int:
     match parsed.verb:
         case "up":
-            options = {name: getattr(parsed, name) for name in states.VM_OPTIONS}
+            options = {name: getattr(parsed, name) for name in ("suite", *states.VM_OPTIONS)}
             wanted = verbs.Wanted(parsed.count, parsed.kind, {name: value for name, value in options.items() if value})
             verbs.up(paths, wanted, host.handed_over(parsed.host_settings))
         case "down":

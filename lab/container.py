@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from lab import cgroup, host, image, lan, network, process, rootfs
@@ -36,6 +37,10 @@ def nspawn_argv(paths: Paths, node: str, binds: list[str]) -> list[str]:
     ]  # fmt: skip
 
 
+def recipe(state: LabState) -> image.Recipe:
+    return replace(image.CONTAINER, suite=state.suite)
+
+
 def machine(lab: str, node: str) -> str:
     return f"minos-{lab}-{node}"
 
@@ -51,7 +56,7 @@ class ContainerNode(Node):
 
     def create(self) -> None:
         settings = lan.read_settings(self._paths)
-        base = image.ensure(self._paths, settings, image.CONTAINER)
+        base = image.ensure(self._paths, settings, recipe(self._state))
         rootfs.create(self._paths, self._state, settings, base, self.name)
 
     def erase(self) -> None:
@@ -142,7 +147,7 @@ class Containers(LanKind):
             raise LabError("no writable control groups (cgroup2): containers that boot systemd need them")
 
     def recipe(self, state: LabState) -> image.Recipe:
-        return image.CONTAINER
+        return recipe(state)
 
     def node(self, state: LabState, name: str) -> ContainerNode:
         return ContainerNode(self.paths, state, name)

@@ -18,7 +18,7 @@ from lab import hostsettings, process
 from lab.config import NODE_USER, LabError, Paths
 from lab.hostsettings import HostSettings
 
-SUITE = "bookworm"
+SUITES = ("bookworm", "trixie")  # Debian 12, which everything is tried on, and 13
 MIRRORS = {"main": "http://deb.debian.org/debian", "security": "http://deb.debian.org/debian-security"}
 PACKAGES = (
     "apt-utils", "ca-certificates", "cron", "dbus", "debian-archive-keyring", "init", "iproute2",
@@ -43,6 +43,7 @@ mkdir -p "$1"{"/srv/minos"}
 class Recipe:
     """What one kind of node has of its own."""
 
+    suite: str = SUITES[0]
     packages: tuple[str, ...] = ()
     before: str = ""
     """Shell commands in the image's root ($1) before these packages are installed."""
@@ -70,9 +71,9 @@ printf '%s\n' virtio_pci virtio_blk ext4 > "$1"/usr/share/initramfs-tools/module
 
 def ensure(paths: Paths, settings: HostSettings, recipe: Recipe) -> Path:
     """The image's tar file, made now if it is not in the cache."""
-    sources = _sources(_host_mirrors())
+    sources = _sources(recipe.suite, _host_mirrors())
     packages, finish = PACKAGES + recipe.packages, FINISH + recipe.finish
-    text = "\n".join([SUITE, " ".join(packages), " ".join(LEFT_OUT), sources, recipe.before + finish, machine()])
+    text = "\n".join([recipe.suite, " ".join(packages), " ".join(LEFT_OUT), sources, recipe.before + finish, machine()])
     image = paths.cache / f"base-{hashlib.sha256(text.encode()).hexdigest()[:16]}.tar"
     if image.exists():
         return image
@@ -86,7 +87,7 @@ def ensure(paths: Paths, settings: HostSettings, recipe: Recipe) -> Path:
 
 def _build(paths: Paths, settings: HostSettings, recipe: Recipe, sources: str, image: Path) -> None:
     started = time.monotonic()
-    print(f"lab: making the base image (Debian {SUITE}), once; a minute or two ...", flush=True)
+    print(f"lab: making the base image (Debian {recipe.suite}), once; a minute or two ...", flush=True)
     workshop = paths.cache / "building"
     workshop.mkdir()
     (workshop / "debian.sources").write_text(sources)
@@ -99,7 +100,7 @@ def _build(paths: Paths, settings: HostSettings, recipe: Recipe, sources: str, i
                "mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar",
                f"--include={','.join(PACKAGES + recipe.packages)}", f"--essential-hook={recipe.before or 'true'}",
                f"--customize-hook={FINISH}{recipe.finish}", *exclusions, *proxies,
-               SUITE, str(tar), str(workshop / "debian.sources")]  # fmt: skip
+               recipe.suite, str(tar), str(workshop / "debian.sources")]  # fmt: skip
     environment = {**process.marked(paths.lab, process.HELPER), **settings.proxy_env, "TMPDIR": str(workshop)}
     with log.open("wb") as output:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
@@ -141,12 +142,12 @@ def _one_builder(cache: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _sources(mirrors: dict[str, str]) -> str:
+def _sources(suite: str, mirrors: dict[str, str]) -> str:
     mirrors = {**MIRRORS, **mirrors}
     signed = "Components: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
     return (
-        f"Types: deb\nURIs: {mirrors['main']}\nSuites: {SUITE} {SUITE}-updates\n{signed}\n"
-        f"Types: deb\nURIs: {mirrors['security']}\nSuites: {SUITE}-security\n{signed}"
+        f"Types: deb\nURIs: {mirrors['main']}\nSuites: {suite} {suite}-updates\n{signed}\n"
+        f"Types: deb\nURIs: {mirrors['security']}\nSuites: {suite}-security\n{signed}"
     )
 
 

@@ -41,6 +41,8 @@ class LabState:
     """The /24 between the LAN's router and the process that reaches the outside."""
     owner: int
     """uid of the person the keys and SSH sockets belong to."""
+    suite: str = "bookworm"
+    """The Debian on the nodes: one of lab.image.SUITES."""
     ready: bool = False
     """False while `up` has not finished once."""
     memory: int = 2048

@@ -34,7 +34,7 @@ class Wanted:
     count: int | None = None
     kind: str | None = None
     options: dict[str, object] = field(default_factory=dict)
-    """Of state.VM_OPTIONS, those that were named."""
+    """`suite` and those of state.VM_OPTIONS, as far as they were named."""
 
 
 @dataclass
@@ -94,8 +94,8 @@ def _found_or_founded(paths: Paths, wanted: Wanted) -> Lab:
         paths.lib.mkdir(parents=True)
         lan, uplink = subnets.choose(_taken(), 2)
         state = LabState(wanted.kind or DEFAULT_KIND, subnet=str(lan), uplink=str(uplink), owner=host.owner())
-        if state.kind != "vm" and wanted.options:
-            raise LabError(f"--{next(iter(wanted.options))} is for virtual machines: add --kind vm")
+        if state.kind != "vm" and (unfit := [name for name in wanted.options if name in states.VM_OPTIONS]):
+            raise LabError(f"--{unfit[0]} is for virtual machines: add --kind vm")
         vars(state).update(wanted.options)
         # A node's processors are threads of the host. Once and for all: a snapshot fits its own hardware only.
         state.processors = max(1, (cpu_count() or 1) // (wanted.count or DEFAULT_NODES))

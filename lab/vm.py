@@ -20,7 +20,7 @@ PACKAGES_ROLE = "packages"
 
 
 def recipe(state: LabState) -> image.Recipe:
-    return replace(image.VM, packages=image.VM.packages + tuple(state.packages))
+    return replace(image.VM, suite=state.suite, packages=image.VM.packages + tuple(state.packages))
 
 
 def power_role(node: str) -> str:

@@ -56,6 +56,7 @@ BAD = {
     "strangers": ({"group": "far", "nnodes": "1"}, "x is no member of the group cluster"),
     "no config": ({"config": "nope.yaml"}, "no such file"),
     "unknown name": ({"stepz": "3"}, "-e stepz: nothing has this name; did you mean steps?"),
+    "bad switch": ({"nccl_debug": "yes please"}, "-e nccl_debug=yes please: write true or false"),
     "bad value": ({"steps": "many"}, "steps: 'many' is a str"),
     "no data": ({"data_train": "nowhere.txt", "data_heldout": ""}, "data_train: there is no file or directory"),
     "no data in it": ({"data_train": "docs", "data_heldout": ""}, "data_train: there is no .jsonl,"),

@@ -29,6 +29,7 @@ from training.settings import DATA_FILES, HUB, Config  # noqa: E402
 
 # What `-e` takes besides the settings of the config and the variables of the inventory.
 OPTIONS = {"nnodes", "group", "config", "job", "follow", "nproc_per_node", "omp_num_threads", "lan_interface"}
+SWITCHES = {"nccl_debug"}
 JOB_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 DEMO_DATA = ROOT / "build" / "demo-data"
 
@@ -141,12 +142,18 @@ def overrides(given: Mapping[str, Any]) -> list[str]:
     """
     settings = {field.name for field in dataclasses.fields(Config)}
     files = [ROOT / "inventory/group_vars/all.yml", *ROOT.glob("roles/*/defaults/main.yml")]
-    known = settings | OPTIONS | {name for file in files for name in yaml.safe_load(file.read_text())}
-    for name in given:
+    known = settings | OPTIONS | SWITCHES | {name for file in files for name in yaml.safe_load(file.read_text())}
+    for name, value in given.items():
         if name not in known and not name.startswith("ansible_"):
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"train.yml takes {', '.join(sorted(OPTIONS))}; or a setting"
+            hint = (
+                f"did you mean {near[0]}?"
+                if near
+                else f"train.yml takes {', '.join(sorted(OPTIONS | SWITCHES))}; or a setting"
+            )
             raise ValueError(f"-e {name}: nothing has this name; {hint}")
+        if name in SWITCHES and str(value).lower() not in ("true", "false"):
+            raise ValueError(f"-e {name}={value}: write true or false")
     return [f"{name}={value}" for name, value in given.items() if name in settings]
 
 

@@ -97,7 +97,14 @@ def test_a_failed_command_is_reported_with_its_last_words():
         process.run("unit", "ls", "/does/not/exist")
 
 
+def test_suites():
+    assert image.CONTAINER.suite == "bookworm"
+    assert "Suites: trixie-security\n" in image._sources("trixie", {})
+    with pytest.raises(SystemExit):
+        cli.parser().parse_args(["up", "--suite", "sid"])
+
+
 def test_mirror_of_the_host_replaces_debians(monkeypatch):
-    sources = image._sources({"main": "http://mirror.lan/debian"})
+    sources = image._sources("bookworm", {"main": "http://mirror.lan/debian"})
     assert "URIs: http://mirror.lan/debian\n" in sources
     assert f"URIs: {image.MIRRORS['security']}\n" in sources
