@@ -60,7 +60,7 @@ def with_hosts(folder: Path, hosts: dict[str, dict]) -> list[str | Path]:
 
 
 def received(node: str) -> int:
-    """Bytes that have come in by the network: the share is a directory of the host, and SSH comes by a socket."""
+    """Bytes that have come in by the network, Ansible's own among them: the share is a directory of the host."""
     return int(LAB.inside(node, "cat $(ls -d /sys/class/net/* | grep -v /lo$)/statistics/rx_bytes"))
 
 
@@ -71,7 +71,7 @@ def test_only_the_head_downloads(nodes, tmp_path):
     fetched = {name: received(name) - before[name] for name in NODES}
     print(f"bytes from outside: {fetched}")
     assert fetched["node1"] > 30e6
-    assert max(fetched["node2"], fetched["node3"]) < 100e3, "no more than what the LAN says of itself"
+    assert max(fetched["node2"], fetched["node3"]) < 5e6, "no more than Ansible itself sends"
     assert LAB.inside("node1", "ls -A /srv/minos/packages").split()[0].startswith("complete-")
     assert LAB.inside("node2", f"{ENV}/bin/python -c 'import torch; print(torch.__version__)'").startswith("2.")
     assert LAB.inside("node3", "ls -A /opt/minos").split() == ["envs", "requirements.txt", "uv", "uv.txt"]
