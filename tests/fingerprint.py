@@ -98,7 +98,7 @@ print(json.dumps({
                if line.split()[0].endswith((".service", ".timer", ".socket", ".mount", ".automount"))},
     "network": {
         "addresses": "\n".join(" ".join(line.split()[1:5]) for line in said("ip", "-oneline", "address").splitlines()),
-        "routes": said("ip", "route"), "resolv.conf": open("/etc/resolv.conf").read(),
+        "routes": said("ip", "route"), "resolv.conf": said("cat", "/etc/resolv.conf"),
     },
     "host name": {"kernel": said("uname", "-n"), "hostnamectl": said("hostnamectl", "--static")},
 }))

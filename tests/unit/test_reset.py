@@ -33,13 +33,11 @@ def test_every_reset_is_called_once():
 
 # --- what is refused ------------------------------------------------------------------------------------------------
 def refusals(limit: list[str], silent: tuple[str, ...] = (), running: tuple[str, ...] = ()) -> list[str]:
-    look = {"running": list(running)}
-    answers = {
-        name: {"unreachable": True}
-        if name in silent
-        else {"stdout": json.dumps(look if name == limit[-1] else {"running": []})}
-        for name in limit
-    }
+    answers = {}
+    for name in limit:
+        found = {"ours": True, "running": list(running) if name == limit[-1] else []}
+        lines = ["sudo: unable to resolve host", json.dumps(found)]
+        answers[name] = {"unreachable": True} if name in silent else {"stdout_lines": lines}
     return evaluated(
         "reset_ask",
         "__reset_ask_refusals",
@@ -62,7 +60,11 @@ def test_the_head_does_not_go_before_the_others():
 
 
 def test_a_node_that_lets_nobody_become_root_is_said():
-    look = {"stdout": "", "stderr": "sudo: a password\nis required"}
+    look = {
+        "stdout": "sudo: a password\nis required",
+        "stdout_lines": ["sudo: a password", "is required"],
+        "stderr": "",
+    }
     said = evaluated(
         "reset_ask",
         "__reset_ask_refusals",
