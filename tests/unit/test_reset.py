@@ -12,8 +12,7 @@ from paths import ROLES, ROOT
 from rendering import evaluated
 
 CALLED = yaml.safe_load((ROOT / "roles/reset/tasks/main.yml").read_text())[0]["loop"]
-# They only look at a node, or are the other verbs' own.
-WITHOUT = {"first_contact", "preflight_nodes", "nvidia"}
+WITHOUT = {"first_contact", "preflight_nodes"}  # these only look
 
 
 def test_every_role_of_site_takes_back_what_it_made():
