@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.fingerprint import differences, take
 from tests.labs import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
@@ -84,7 +85,7 @@ def checks(*arguments: str) -> subprocess.CompletedProcess[str]:
 def nodes():
     lab("down")
     lab("up", "-n", "3")
-    yield
+    yield take(lambda *argv: lab("exec", "node1", *argv))
     lab("down")
 
 
@@ -540,3 +541,10 @@ def test_a_node_that_loses_power_comes_back_as_it_was(killed):
     lab("start", "node2")
     done = checks("-k", "node2 and (netplan or firewall or ssh_mesh or shared)")
     assert done.returncode == 0, done.stdout[-6000:]
+
+
+def test_reset_gives_the_head_back_as_it_was(nodes, killed):
+    """With its store, its jobs and all data; other machines and other owners are in test_reset.py."""
+    playbook("playbooks/reset.yml", "-e", "sure=true remove_data=true remove_data_really=/srv/minos")
+    assert differences(nodes, take(lambda *argv: lab("exec", "node1", *argv))) == []
+    assert on("node1", "ls -A /srv/minos") == ""

@@ -164,3 +164,31 @@ def test_a_node_moves_and_stays_there_over_a_sudden_reboot(nodes, right, tmp_pat
     inside("node2", "systemctl start network-online.target")
     assert address_of("node2") == [f"{spare}/24"]
     assert f"default via {right['gateway']}" in inside("node2", "ip route")
+
+
+NETWORK = "cat /etc/network/interfaces; ls /etc/netplan; systemctl is-enabled systemd-networkd; ip -4 -brief address"
+
+
+def test_reset_goes_back_to_ours_where_nobody_comes_in_on_the_old_settings(nodes):
+    """The node by itself, when nobody says that it is reached."""
+    ours = inside("node2", NETWORK, check=False)
+    inside("node2", "minos-netplan undo --seconds 40")
+    assert address_of("node2") == [f"{nodes['node2']['address']}/24"], "the address that the installer gave"
+    wait_until(lambda: inside("node2", "test -e /run/minos-netplan/undoing || echo back; true") == "back", 300, pause=3)
+    assert inside("node2", NETWORK, check=False) == ours
+    assert address_of("node2") == [f"{nodes['node2']['spare_address']}/24"]
+
+
+def test_reset_gives_the_installers_settings_back(nodes, tmp_path):
+    over = tmp_path / "over.yml"
+    spare, old = nodes["node2"]["spare_address"], nodes["node2"]["address"]
+    settings = {"ansible_host": spare, "cluster_ip": spare, "first_contact": old}
+    over.write_text(json.dumps({"all": {"hosts": {"node2": settings}}}))
+    inventory = ["inventory/lab", over]
+    done = LAB.playbook("playbooks/reset.yml", "-l", "node2", "-e", "sure=true", inventory=inventory, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert address_of("node2") == [f"{old}/24"]
+    assert inside("node2", "systemctl is-enabled systemd-networkd", check=False) == "disabled"
+    assert inside("node2", f"grep -c '^iface {NIC}' /etc/network/interfaces") == "1"
+    left = "/var/lib/minos* /usr/local/sbin/minos* /etc/netplan/*"
+    assert inside("node2", f"ls -d {left} 2>/dev/null; true") == ""

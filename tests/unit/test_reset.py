@@ -1,0 +1,181 @@
+"""What playbooks/reset.yml calls, refuses and brings back; on nodes it is tried in tests/lab and tests/vm."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import json
+
+import pytest
+import yaml
+from paths import ROLES, ROOT
+from rendering import evaluated
+
+CALLED = yaml.safe_load((ROOT / "roles/reset/tasks/main.yml").read_text())[0]["loop"]
+WITHOUT = {"first_contact", "preflight_nodes"}  # these only look
+
+
+def test_every_role_of_site_takes_back_what_it_made():
+    roles = {
+        role["role"]
+        for play in yaml.safe_load((ROOT / "site.yml").read_text())
+        for role in play.get("roles", [])
+        if role["role"] not in WITHOUT
+    }
+    assert roles <= {role.name for role in ROLES if (role / "tasks/reset.yml").exists()}
+
+
+def test_every_reset_is_called_once():
+    written = sorted(role.name for role in ROLES if (role / "tasks/reset.yml").exists())
+    assert sorted([*CALLED, "node_before"]) == written
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+def refusals(limit: list[str], silent: tuple[str, ...] = (), running: tuple[str, ...] = ()) -> list[str]:
+    answers = {}
+    for name in limit:
+        found = {"ours": True, "running": list(running) if name == limit[-1] else []}
+        lines = ["sudo: unable to resolve host", json.dumps(found)]
+        answers[name] = {"unreachable": True} if name in silent else {"stdout_lines": lines}
+    return evaluated(
+        "reset_ask",
+        "__reset_ask_refusals",
+        ansible_play_hosts_all=limit,
+        hostvars={name: {"__reset_ask_look": answer} for name, answer in answers.items()},
+        reset_ask_members=["node1", "node2", "node3"],
+        reset_ask_indispensable=["node1", "node1"],
+    )
+
+
+@pytest.mark.parametrize("limit", [["node1", "node2", "node3"], ["node3"], ["node2", "node3"]], ids=",".join)
+def test_all_together_or_those_on_whom_nobody_depends_may_go(limit):
+    assert refusals(limit) == []
+
+
+def test_the_head_does_not_go_before_the_others():
+    (said, advice) = refusals(["node1", "node3"])
+    assert said.startswith("node1 cannot leave before node2: ")
+    assert "run site.yml" in advice
+
+
+def test_a_node_that_lets_nobody_become_root_is_said():
+    look = {
+        "stdout": "sudo: a password\nis required",
+        "stdout_lines": ["sudo: a password", "is required"],
+        "stderr": "",
+    }
+    said = evaluated(
+        "reset_ask",
+        "__reset_ask_refusals",
+        ansible_play_hosts_all=["node1"],
+        hostvars={"node1": {"__reset_ask_look": look}},
+    )
+    assert said == ["node1 cannot be looked at: sudo: a password is required"]
+
+
+def test_every_silent_node_and_every_running_job_is_named():
+    said = refusals(["node1", "node2", "node3"], silent=("node1", "node2"), running=("demo", "two"))
+    assert [line.partition(":")[0] for line in said] == [
+        "node1 does not answer",
+        "node2 does not answer",
+        "Job demo is running on node3",
+        "Job two is running on node3",
+    ]
+
+
+# --- the network's guard --------------------------------------------------------------------------------------------
+@pytest.fixture
+def guard(tmp_path, monkeypatch):
+    """minos-netplan in a tree of its own, after a change was kept; what it runs is written down only."""
+    loader = importlib.machinery.SourceFileLoader("minos_netplan", str(ROOT / "roles/netplan/files/minos-netplan"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("minos_netplan", loader))
+    loader.exec_module(module)
+    state, trial, etc = tmp_path / "state", tmp_path / "trial", tmp_path / "etc"
+    paths = {"STATE": state, "ASIDE": state / "set-aside", "BEFORE": state / "before.json", "TRIAL": trial}
+    paths |= {"CANDIDATE": state / "candidate.yaml", "KEEPING": state / "keeping", "NOTE": trial / "trial.json"}
+    paths |= {"UNDOING": trial / "undoing", "UNDONE": trial / "undone", "ETC": etc, "RUN": tmp_path / "run"}
+    paths |= {
+        "INTERFACES": tmp_path / "interfaces",
+        "RESOLV": tmp_path / "resolv.conf",
+        "CLOUD": tmp_path / "cloud/99.cfg",
+    }
+    for name, path in paths.items():
+        monkeypatch.setattr(module, name, path)
+    module.ran = []
+    monkeypatch.setattr(module, "run", lambda *command, check=True: module.ran.append(command))
+    monkeypatch.setattr(module, "active", lambda unit: False)
+    monkeypatch.setattr(module, "mac_of", lambda interface: "52:54:00:aa:bb:01")
+    monkeypatch.setattr(module, "use_netplan", lambda interface: None)
+    original = tmp_path / "interfaces"
+    original.write_text("auto lo enp1s0\niface enp1s0 inet dhcp\n")
+    etc.mkdir()
+    state.mkdir()
+    ours = {"network": {"ethernets": {"enp1s0": {"renderer": "networkd", "nameservers": {"addresses": ["10.0.0.1"]}}}}}
+    module.CANDIDATE.write_text(yaml.safe_dump(ours))
+    note = {"interface": "enp1s0", "owner": "ifupdown", "networkd": False, "connection": ""}
+    module.try_candidate(note, 90)
+    module.keep(None)
+    assert "set aside" in original.read_text() and module.RESOLV.exists()
+    return module
+
+
+class Seconds:
+    seconds = 90
+
+
+def test_the_old_settings_come_back_with_a_timer_that_brings_ours_again(guard):
+    guard.ran.clear()
+    guard.undo(Seconds)
+    assert guard.INTERFACES.read_text() == "auto lo enp1s0\niface enp1s0 inet dhcp\n"
+    assert list(guard.ETC.iterdir()) == [] and not guard.RESOLV.exists()
+    assert [command[-1] for command in guard.ran if command[0] == "systemd-run"] == ["redo"]
+    assert ("ifup", "--force", "enp1s0") in guard.ran
+    assert ("systemctl", "--quiet", "disable", "systemd-networkd") in guard.ran
+
+
+def test_ours_come_back_when_nobody_forgets_them(guard):
+    guard.undo(Seconds)
+    guard.redo(None)
+    assert "# set aside by minos-netplan: iface enp1s0 inet dhcp" in guard.INTERFACES.read_text()
+    assert [file.name for file in guard.ETC.iterdir()] == [guard.OURS]
+    assert "10.0.0.1" in guard.RESOLV.read_text()
+    with pytest.raises(guard.Refused, match="gone back to the settings of Minos"):
+        guard.forget(None)
+
+
+def test_nothing_is_forgotten_before_the_old_settings_are_in_force(guard, monkeypatch):
+    def fails(note):
+        raise OSError("no ifup")
+
+    monkeypatch.setattr(guard, "use_old", fails)
+    with pytest.raises(OSError, match="no ifup"):
+        guard.undo(Seconds)
+    with pytest.raises(guard.Refused, match="not in force yet"):
+        guard.forget(None)
+    monkeypatch.undo()
+
+
+def test_a_second_undo_goes_on_where_the_first_broke_off(guard, monkeypatch):
+    used = []
+    monkeypatch.setattr(guard, "use_old", used.append)
+    guard.undo(Seconds)
+    guard.undo(Seconds)
+    assert len(used) == 2
+
+
+def test_after_a_power_cut_under_the_old_settings_they_are_left_alone(guard, monkeypatch):
+    guard.undo(Seconds)
+    for file in guard.TRIAL.iterdir():  # /run
+        file.unlink()
+    guard.ran.clear()
+    guard.undo(Seconds)
+    assert guard.ran == [] and guard.UNDONE.exists()
+
+
+def test_forgetting_leaves_nothing(guard, tmp_path, monkeypatch):
+    script = tmp_path / "minos-netplan"
+    script.touch()
+    monkeypatch.setattr(guard, "__file__", str(script))
+    guard.undo(Seconds)
+    guard.forget(None)
+    assert not script.exists() and not guard.STATE.exists() and not guard.TRIAL.exists()
