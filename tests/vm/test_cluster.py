@@ -6,6 +6,7 @@ The tests build on each other and run in their order.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -66,7 +67,13 @@ def test_check_mode_works_on_virgin_machines_and_changes_nothing():
     assert all(counts["failed"] == 0 for counts in recap(done).values())
     assert changed(done)[OTHER] > 20, "it should say what it would change"
     for node in NODES:
-        assert inside(node, "ls -d /opt/minos /etc/minos /etc/netplan/60* 2>/dev/null; getent passwd minos; true") == ""
+        assert (
+            inside(
+                node,
+                "ls -d /etc/minos /etc/exports.d /etc/netplan/60-minos.yaml 2>/dev/null; getent passwd minos; true",
+            )
+            == ""
+        )
 
 
 def test_site_makes_them_a_cluster():
@@ -112,6 +119,37 @@ def test_all_three_lose_power_at_once_and_come_back_by_themselves(nodes):
 
 def test_after_it_they_are_what_the_roles_promised():
     assert_the_nodes_are_what_the_roles_promised()
+
+
+STEPS = 40
+SMALL = (
+    "config=training/configs/text.yaml nnodes=3 job=small global_batch=6 micro_batch=2 seq_len=64 warmup_steps=2 "
+    f"steps={STEPS} save_every=5 log_every=1 heldout_rows=6 sample_tokens=0 "
+    "scratch_hidden=32 scratch_layers=1 scratch_heads=2 scratch_mlp=64"
+)
+
+
+def state(job: str) -> dict:
+    return json.loads(inside(HEAD, f"cat {JOBS}/{job}/state.json"))
+
+
+def test_a_run_keeps_its_checkpoints_on_the_share_and_goes_on_from_there(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text((ROOT / "README.md").read_text())
+    start = ["train.yml", "-e", f"{SMALL} data_train={text}"]
+    LAB.playbook(*start, "-e", "follow=false")
+    wait_until(lambda: "step-" in inside(HEAD, f"ls {JOBS}/small/checkpoints 2>/dev/null", check=False), 900, pause=2)
+    inside(WORKER, "systemctl stop minos-train@small")
+    left = state("small")
+    assert left["state"] == "running" and 0 < left["step"] < STEPS
+    inside(WORKER, "systemctl start minos-train@small")
+    done = LAB.playbook(*start)
+    assert f"Job small: done at step {STEPS} of {STEPS}" in done.stdout
+    journals = "".join(inside(name, "journalctl --no-pager -o cat -u minos-train@small") for name in NODES)
+    assert re.search(rf"resumed from .*\(step {left['step']}/{STEPS}\)", journals)
+    everything = as_user(f"cd {state('small')['checkpoint']} && find . -type f -exec sha256sum {{}} + | sort")
+    found = {inside(name, everything) for name in NODES}
+    assert len(found) == 1 and "manifest.json" in found.pop(), "not the same on every node"
 
 
 SUM = "sha256sum < {} | cut -d' ' -f1"
