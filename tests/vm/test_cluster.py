@@ -66,14 +66,9 @@ def test_check_mode_works_on_virgin_machines_and_changes_nothing():
     done = LAB.playbook("site.yml", "--check", "--diff")
     assert all(counts["failed"] == 0 for counts in recap(done).values())
     assert changed(done)[OTHER] > 20, "it should say what it would change"
+    ours = "/etc/minos /etc/exports.d /etc/netplan/60-minos.yaml /etc/ssh/sshd_config.d/10-minos.conf"
     for node in NODES:
-        assert (
-            inside(
-                node,
-                "ls -d /etc/minos /etc/exports.d /etc/netplan/60-minos.yaml 2>/dev/null; getent passwd minos; true",
-            )
-            == ""
-        )
+        assert inside(node, f"ls -d {ours} 2>/dev/null; getent passwd minos; true") == ""
 
 
 def test_site_makes_them_a_cluster():
