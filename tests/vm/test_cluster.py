@@ -172,6 +172,7 @@ DISTURBANCES = {
 def test_a_file_is_whole_although_the_server_was(disturb):
     """A client writes 200 MB, slowly enough that the server is away in the middle of it."""
     source, target, status = "/var/tmp/written", f"{JOBS}/.written", "/var/tmp/status"
+    inside(HEAD, f"rm -f {target}")
     inside(WORKER, f"rm -f {status}; head -c {MEGABYTES}M /dev/urandom > {source}")
     LAB.command("bandwidth", WORKER, "40mbit")
     try:
