@@ -196,8 +196,8 @@ def test_a_file_is_whole_although_the_server_was(disturb):
 def open_to_a_stranger(node: str, address: str) -> set[int]:
     """Try every TCP port from a machine on the LAN that is no member.
 
-    A port that is filtered never answers: it is asked twice, and the node itself counts the questions. Where the machine
-    is too busy for so many, it is done again more slowly.
+    A port that is filtered never answers: it is asked twice, and the node itself counts the questions. Where a machine
+    is too busy for so many, they are put again more slowly.
     """
     filter_, options = ("ip6tables", ["-6"]) if ":" in address else ("iptables", [])
     rule = f"PREROUTING -i {NIC} -p tcp --syn -m comment --comment scan"
