@@ -31,7 +31,7 @@ inside = LAB.inside
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> Path:
-    """The Python environment, installed by its role in a container: an emulated machine takes more than ten minutes.
+    """The Python environment, installed by its role in a container: an emulated machine takes more than eight minutes.
 
     On the machines the role finds it, compares it with the lock and leaves it alone; tests/lab/test_cluster.py sees it
     installed on bare nodes.
