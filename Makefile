@@ -52,6 +52,8 @@ test-lab: venv-dev ## tests with throw-away nodes (root or sudo)
 
 .PHONY: test-vm
 test-vm: venv-dev ## tests with virtual machines, which have kernels of their own (root or sudo); not part of `make test`
+	@command -v nmap >/dev/null && command -v nfs-ls >/dev/null || { $(SUDO) apt-get -qq update \
+		&& $(SUDO) apt-get -qq install --yes --no-install-recommends nmap libnfs-utils >/dev/null; }
 	$(PYTEST) tests/vm
 
 .PHONY: test-driver

@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# On the disks of virtual machines beforehand: apt takes minutes in an emulated one. The role installs chrony itself.
+VM_PACKAGES = "netplan.io,ufw,python3-venv,iputils-arping,nfs-kernel-server,nfs-common"
+
+LAB_COMMAND = (sys.executable, "-B", "-m", "lab")
 
 
 @dataclass(frozen=True)
@@ -25,17 +29,21 @@ class Lab:
     variables: Mapping[str, str] = field(default_factory=dict)
     """Of the environment, besides the host's."""
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "MINOS_LAB": self.name, "ANSIBLE_NOCOLOR": "1", **self.variables}
+
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, "MINOS_LAB": self.name, "ANSIBLE_NOCOLOR": "1", **self.variables},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=self.patience,
+            command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=self.patience,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
         return done
 
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """One of the lab's verbs."""
-        return self.run(sys.executable, "-B", "-m", "lab", *arguments, check=check)
+        return self.run(*LAB_COMMAND, *arguments, check=check)
 
     def on(self, node: str, command: str, *, check: bool = True) -> str:
         """Run a shell command on a node over SSH, as its user."""

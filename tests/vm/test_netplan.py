@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs import ROOT, Lab, wait_until
+from tests.labs import ROOT, VM_PACKAGES, Lab, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]  # emulated, on two cores that others use too
 
 LAB = Lab("vmnetplan", patience=1400, variables={"ANSIBLE_TIMEOUT": "60"})
 lab, inside = LAB.command, LAB.inside
-PACKAGES = "netplan.io,ufw,python3-venv,iputils-arping,nfs-kernel-server,nfs-common"
 NIC = "enp0s2"
 
 
@@ -38,7 +37,7 @@ def address_of(node: str) -> list[str]:
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[dict[str, dict]]:
     lab("down")
-    lab("up", "--kind", "vm", "-n", "2", "--packages", PACKAGES)
+    lab("up", "--kind", "vm", "-n", "2", "--packages", VM_PACKAGES)
     look = base64.b64encode((ROOT / "roles/netplan/files/look.py").read_bytes()).decode()
     inside("node2", f"echo {look} | base64 -d > /tmp/look.py")
     yield LAB.nodes()
