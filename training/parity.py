@@ -14,6 +14,7 @@ import importlib.util
 import json
 import platform
 import re
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -58,7 +59,9 @@ def _cuda_of_torch() -> str:
 
 def _packages() -> dict[str, str]:
     packages: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions():
+    # Not all of sys.path: what is imported on the way, such as setuptools, lengthens it in some processes.
+    places = list(dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib")))
+    for distribution in importlib.metadata.distributions(path=places):
         name = re.sub(r"[-_.]+", "-", distribution.name or "unnamed").lower()
         # Not what an installer adds of its own: scripts with the path of Python, who installed it, compiled files.
         files = [

@@ -19,12 +19,12 @@ SAME = {"python": "3.11.9 CPython x86_64", "package numpy": "2.4.6 aa", "code fi
 
 @pytest.fixture
 def environment(tmp_path, monkeypatch):
-    """A place for packages that stands before all others, with one package in it."""
+    """A place for packages, with one package in it."""
     folder = tmp_path / "packages" / "thing-1.0.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: Thing\nVersion: 1.0\n")
     (folder / "RECORD").write_text("thing.py,sha256=abc,10\nthing-1.0.dist-info/INSTALLER,sha256=x,2\n")
-    monkeypatch.syspath_prepend(str(folder.parent))
+    monkeypatch.setattr(parity.sysconfig, "get_path", lambda _: str(folder.parent))
     return folder
 
 
@@ -80,6 +80,13 @@ def test_a_package_counts_by_its_files_and_not_by_who_installed_it(environment):
     assert describe()["package thing"] == before
     record.write_text("thing.py,sha256=abd,10\n")
     assert describe()["package thing"] != before, "the same version, but other files: a build of one's own"
+
+
+def test_what_a_process_has_put_on_its_path_meanwhile_does_not_count(environment, tmp_path, monkeypatch):
+    shutil.copytree(environment, tmp_path / "vendored" / "other-2.0.dist-info")
+    before = describe()
+    monkeypatch.syspath_prepend(str(tmp_path / "vendored"))
+    assert describe() == before
 
 
 def test_code_counts_to_the_byte(tmp_path):
