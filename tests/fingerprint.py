@@ -21,6 +21,7 @@ EXPLAINED = (
     ("own", r"/(root|home/\w+)/\.ansible(/tmp)?", "Ansible's own, empty"),
     ("units", r"netplan-ovs-cleanup\.service", "in /run, written by netplan's generator: gone with the next boot"),
     ("active", r"systemd-(hostnamed|timedated|localed)\.service", "started by a question, stops by itself"),
+    ("active", r"systemd-networkd-wait-online\.service", "ran at a boot since, for units that were there then"),
     ("active", r"(user@|user-runtime-dir@|run-user-)\d+\.(service|mount)", "somebody's login, here Ansible's"),
 )
 
