@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from tests.fingerprint import differences, take
-from tests.labs import wait_until
+from tests.labs import changed, recap, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
@@ -50,17 +50,6 @@ def on(node: str, command: str) -> str:
 
 def playbook(name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     return run("ansible-playbook", "-i", "inventory/lab", name, *arguments, check=check)
-
-
-def recap(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, int]]:
-    """Map each host of PLAY RECAP to its counts."""
-    lines = done.stdout.partition("PLAY RECAP")[2].splitlines()
-    counts = {line.split()[0]: dict(re.findall(r"(\w+)=(\d+)", line)) for line in lines if "ok=" in line}
-    return {host: {key: int(value) for key, value in found.items()} for host, found in counts.items()}
-
-
-def changed(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    return {host: counts["changed"] for host, counts in recap(done).items()}
 
 
 def state(job: str) -> dict:
