@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 # (what, where as a pattern, why it may differ)
 EXPLAINED = (
@@ -61,7 +61,7 @@ def tree(top, depth=99):
 
 # What is mounted there is another machine's, or the lab's.
 mounts = json.loads(said("findmnt", "--json", "--list", "--output", "TARGET,SOURCE,FSTYPE"))["filesystems"]
-FOREIGN = {each["target"] for each in mounts}
+FOREIGN = {each["target"] for each in mounts} | set(WITHOUT)
 
 def accounts(file, hide):
     # Of a password only whether there is one, and not when it was last changed.
@@ -106,9 +106,9 @@ print(json.dumps({
 """
 
 
-def take(execute: Callable[..., str]) -> dict[str, dict[str, str]]:
-    """Read everything from the node; a theme each, name -> state."""
-    return json.loads(execute("python3", "-c", LOOK))
+def take(execute: Callable[..., str], without: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+    """Read everything from the node but the directories `without`; a theme each, name -> state."""
+    return json.loads(execute("python3", "-c", f"WITHOUT = {tuple(without)!r}\n{LOOK}"))
 
 
 def differences(

@@ -101,7 +101,9 @@ def test_an_installation_that_broke_off_is_made_whole(nodes, tmp_path):
     kill = f"""for i in $(seq 9000); do
         if [ -e {PACKAGES}/torch ] && pid=$(pgrep -x uv); then kill -9 $pid; exit; fi; sleep 0.02
     done; exit 1"""
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as running:
+    # Not this process's own stdin and stderr: Ansible refuses to run with one that does not block.
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes) as running:
         LAB.inside("node3", kill)
         said = running.communicate(timeout=200)[0]
     assert running.returncode != 0

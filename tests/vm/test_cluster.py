@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fingerprint import differences, take
 from tests.labs import LAB_COMMAND, ROOT, VM_PACKAGES, Lab, changed, recap, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(2400)]  # emulated, on two cores that others use too
@@ -56,6 +57,17 @@ def nodes(environment) -> Iterator[dict[str, dict]]:
     LAB.command("up", "-n", "3", "--kind", "vm", "--packages", VM_PACKAGES, "--layer", str(environment))
     yield LAB.nodes()
     LAB.command("down")
+
+
+def look(node: str) -> dict[str, dict[str, str]]:
+    """Without the environment, which was on the disk beforehand and so is its owner's."""
+    return take(lambda *argv: LAB.command("exec", node, *argv).stdout, without=["/opt/minos"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def virgin(nodes) -> dict[str, dict]:
+    """How the NFS server and one of its clients were before anything."""
+    return {node: look(node) for node in (HEAD, WORKER)}
 
 
 def as_user(command: str) -> str:
@@ -267,3 +279,11 @@ def test_a_stranger_mounts_nothing_even_without_the_firewall(nodes):
     finally:
         inside(HEAD, f"exportfs -u {export}; ufw delete {rule}")
     assert listed() == ""
+
+
+def test_reset_gives_them_back_as_they_were(virgin):
+    """Server and client of NFS, and the addresses of all, each over the connection that it changes."""
+    LAB.playbook("playbooks/reset.yml", "-e", f"sure=true remove_data=true remove_data_really={SHARE}")
+    for node, before in virgin.items():
+        assert differences(before, look(node)) == [], node
+    assert inside(HEAD, f"ls -A {SHARE}") == ""
