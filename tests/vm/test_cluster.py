@@ -42,7 +42,7 @@ def environment(tmp_path_factory) -> Path:
     maker.command("down")
     try:
         maker.command("up", "-n", "1")
-        maker.playbook("site.yml", "--tags", "packages,python_env")
+        maker.playbook("site.yml", "--tags", "packages,service_user,shared_dir,python_env")
         tar = [*LAB_COMMAND, "exec", HEAD, "tar", "-C", "/", "-cf", "-", "opt/minos"]
         with layer.open("wb") as file:
             subprocess.run(tar, cwd=ROOT, env=maker.environment, stdout=file, check=True, timeout=300)
