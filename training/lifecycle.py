@@ -72,6 +72,7 @@ def run_recipe(module: str, purpose: str, recipe: Callable[[Config, Folders], st
     with failures_recorded(state):
         config = configuration.load(options.config, options.overrides)
         if not ended_already(state, config):
+            require_progress(state)
             outcome = recipe(config, folders)
             distributed.end()
     if outcome == "leaving":
@@ -137,6 +138,19 @@ def ended_already(state: JobState, config: Config) -> bool:
         print(f"nothing to do: {state.file} says {done}; another --job-dir trains anew", flush=True)
         return True
     return False
+
+
+def require_progress(state: JobState) -> None:
+    """Under Minos: count this start. Errors: UserError when so many in a row came no further that more will not."""
+    limit = int(os.environ.get("MINOS_MAX_RESTARTS", "0"))
+    if "MINOS_RUN_ID" in os.environ and os.environ.get("RANK") == "0" and limit:
+        tries = state.count_start()
+        if tries > limit + 1:
+            furthest = state.read().get("furthest_step", 0)
+            raise UserError(
+                f"the workers were started {tries} times and came no further than step {furthest}; "
+                "what ended them stands in the logs of the nodes"
+            )
 
 
 @contextlib.contextmanager

@@ -5,13 +5,18 @@ holds
 
     job, state (starting | running | done | stopped | failed), step, steps, epoch, loss, heldout_first,
     heldout_last, tokens_per_s, world_size, nodes, backend, run_id, config_sha256, checkpoint, plot, sample,
-    reason, failed_rank, failed_node, last_lines, alarm, started, updated, train_seconds, mean_step_seconds
+    reason, failed_rank, failed_node, last_lines, alarm, started, updated, train_seconds, mean_step_seconds,
+    planned_nodes (those it was started on; `nodes` are those that train, by rank), furthest_step,
+    nnodes_min, given_up (nodes that will not try again),
+    starts (of its workers, since it was started), starts_without_step (in a row, up to now)
 
 and is replaced as a whole, so a reader never sees half of it. What is not known yet is absent.
 
-    python -m training.state may-run JOB_DIR     exit 0: work is left; 1: it has ended; 2: no usable file
     python -m training.state show JOB_DIR        print the file
-    python -m training.state set JOB_DIR --state starting --run-id X [--job NAME] [--reason TEXT]
+    python -m training.state claim JOB_DIR --run-id X --job NAME --nodes a,b [--instead-of Y]
+                                                 a new start, unless somebody else's came first; exit 1 then
+    python -m training.state set JOB_DIR --state failed --run-id X [--job NAME] [--reason TEXT]
+    python -m training.state give-up JOB_DIR --node NAME --reason TEXT   fails the job if too few nodes are left
     python -m training.state fail JOB_DIR --reason TEXT --node NAME [--rank N]   unless it has ended already
 """
 
@@ -23,6 +28,7 @@ import datetime
 import fcntl
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -31,6 +37,8 @@ from training.files import write_atomically
 
 STATES = ("starting", "running", "done", "stopped", "failed")
 ENDED = ("done", "stopped", "failed")
+OF_THE_LAST_START = ("given_up", "starts", "starts_without_step", "tried_from_step", "furthest_step", "nodes", "world_size")
+CLAIM_SECONDS = 60  # that a start takes from its first word to its workers', at most; then another may take its place
 OF_THE_LAST_END = ("reason", "failed_rank", "failed_node", "last_lines", "alarm")
 
 
@@ -61,6 +69,54 @@ class JobState:
         with self._locked():
             content = {key: value for key, value in self.read().items() if key not in OF_THE_LAST_END}
             self._write(content | fields)
+
+    def claim(
+        self, run_id: str, instead_of: str, job: str, nodes: Sequence[str], nnodes_min: int, wait=time.sleep
+    ) -> str:
+        """Begin a new start, of two at once only one: `instead_of` is the run id that was seen here, and did not run.
+
+        A start that is under way is waited for, until it has workers or takes too long. Returns why not, or nothing.
+        """
+        while True:
+            with self._locked():
+                content = self.read()
+                other = content.get("run_id") or ""
+                age = _age(content)
+                if other not in (instead_of, run_id) and content.get("state") == "running":
+                    return f"job {job} was started by somebody else meanwhile; the same command follows it"
+                if content.get("state") != "starting" or other == run_id or age is None or abs(age) > CLAIM_SECONDS:
+                    content = {key: value for key, value in content.items() if key not in OF_THE_LAST_START}
+                    content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}
+                    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                    fields = {"state": "starting", "run_id": run_id, "job": job, "planned_nodes": list(nodes)}
+                    self._write(content | fields | {"nnodes_min": nnodes_min, "started": now})
+                    return ""
+            wait(2)
+
+    def give_up(self, node: str, reason: str) -> bool:
+        """Note that `node` will not try again; the job has failed when too few are left. Returns whether it has."""
+        with self._locked():
+            content = self.read()
+            given_up = sorted({*content.get("given_up", []), node})
+            left = len(content.get("planned_nodes", [])) - len(given_up)
+            if content and content["state"] not in ENDED:
+                failed = {"state": "failed", "failed_node": node, "reason": reason}
+                lost = left < content.get("nnodes_min", 1)
+                self._write(content | {"given_up": given_up} | (failed if lost else {}))
+                return lost
+            return False
+
+    def count_start(self) -> int:
+        """Count a start of the workers. Returns how many there were in a row that came no further than one before."""
+        with self._locked():
+            content = self.read()
+            furthest = content.get("furthest_step", 0)
+            alike = content.get("tried_from_step") == furthest
+            tries = content.get("starts_without_step", 0) + 1 if alike else 1
+            counts = {"starts": content.get("starts", 0) + 1, "starts_without_step": tries, "tried_from_step": furthest}
+            if content and content["state"] not in ENDED:
+                self._write(content | counts)
+            return tries
 
     def progress(self, **fields: object) -> bool:
         """Lay `fields` over the file unless the job has ended meanwhile (another rank may have recorded a
@@ -104,6 +160,8 @@ class JobState:
     def _write(self, content: dict[str, object]) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         content = {"started": now} | content | {"updated": now}
+        if content.get("step"):
+            content["furthest_step"] = max(content["step"], content.get("furthest_step", 0))
         write_atomically(self.file, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     @contextlib.contextmanager
@@ -122,47 +180,56 @@ def _ended_before(content: Mapping[str, object], moment: datetime.datetime) -> b
         return False
 
 
-def _may_run(state: JobState) -> int:
-    content = state.read()
-    if not content:
-        print(f"{state.file}: no such file; the job was never started")
-        return 2
-    if content["state"] not in ENDED:
-        return 0
-    reason = f" ({content['reason']})" if content.get("reason") else ""
-    print(f"job {content.get('job', state.file.parent.name)} is {content['state']}{reason}: nothing to run")
-    return 1
+def _age(content: Mapping[str, object]) -> float | None:
+    """Seconds since the last change; None where that cannot be told."""
+    try:
+        updated = datetime.datetime.fromisoformat(str(content["updated"]))
+        return (datetime.datetime.now(datetime.UTC) - updated).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def _set(state: JobState, options: argparse.Namespace) -> int:
     fields = {
         key: value for key in ("state", "run_id", "job", "reason") if (value := getattr(options, key)) is not None
     }
-    if options.state == "starting":
-        fields["started"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     state.begin(**fields)
     return 0
+
+
+def _claim(state: JobState, options: argparse.Namespace) -> int:
+    refused = state.claim(options.run_id, options.instead_of, options.job, options.nodes.split(","), options.nnodes_min)
+    print(refused or "claimed")
+    return 1 if refused else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line of this module; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.state", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("may-run", "show", "set", "fail"):
+    for verb in ("show", "claim", "set", "give-up", "fail"):
         verbs.add_parser(verb).add_argument("job_dir", type=Path)
     for option in ("--run-id", "--job", "--reason"):
         verbs.choices["set"].add_argument(option)
     verbs.choices["set"].add_argument("--state", choices=STATES, required=True)
+    for option in ("--run-id", "--job", "--nodes"):
+        verbs.choices["claim"].add_argument(option, required=True)
+    verbs.choices["claim"].add_argument("--nnodes-min", type=int, default=1)
+    verbs.choices["claim"].add_argument("--instead-of", default="")
     for option in ("--reason", "--node"):
         verbs.choices["fail"].add_argument(option, required=True)
+        verbs.choices["give-up"].add_argument(option, required=True)
     verbs.choices["fail"].add_argument("--rank", type=int)
     options = parser.parse_args(arguments)
     state = JobState(options.job_dir)
     try:
-        if options.verb == "may-run":
-            return _may_run(state)
+        if options.verb == "claim":
+            return _claim(state, options)
         if options.verb == "set":
             return _set(state, options)
+        if options.verb == "give-up":
+            print("the job has failed" if state.give_up(options.node, options.reason) else "noted; the others go on")
+            return 0
         if options.verb == "fail":
             written = state.fail(options.reason, options.node, options.rank)
             print("recorded" if written else f"not recorded: the job is {state.read()['state']} already")

@@ -39,6 +39,7 @@ def text(tmp_path):
 def plan(task_vars, **given):
     """What `ansible-playbook train.yml -e ...` plans with these variables."""
     defaults = {"nnodes": "3", "group": "gpu_nodes", "config": "training/configs/demo.yaml", "job": ""}
+    defaults |= {"nnodes_min": 1, "node_grace": 60}
     return plan_job.plan({name: given.get(name, value) for name, value in defaults.items()}, given, task_vars)
 
 
@@ -49,6 +50,9 @@ BAD = {
     "letters": ({"nnodes": "x"}, "nnodes=x"),
     "negative": ({"nnodes": "-1"}, "nnodes=-1"),
     "half": ({"nnodes": "1.5"}, "nnodes=1.5"),
+    "no fewest": ({"nnodes_min": 0}, "nnodes_min=0: write a whole number from 1 to 3 (nnodes)"),
+    "fewest of more": ({"nnodes": "2", "nnodes_min": 3}, "nnodes_min=3: write a whole number from 1 to 2 (nnodes)"),
+    "no grace": ({"node_grace": "1m"}, "node_grace=1m: write the seconds to wait for a node that is lost"),
     "unknown group": (
         {"group": "gpus"},
         "group=gpus: there is no such group in the inventory; it has cluster",

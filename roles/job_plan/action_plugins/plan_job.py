@@ -28,7 +28,7 @@ from training.files import sha256_of  # noqa: E402
 from training.settings import DATA_FILES, HUB, Config  # noqa: E402
 
 # What `-e` takes besides the settings of the config and the variables of the inventory.
-OPTIONS = {"nnodes", "group", "config", "job", "follow", "nproc_per_node", "omp_num_threads", "lan_interface"}
+OPTIONS = {"nnodes", "nnodes_min", "node_grace", "group", "config", "job", "follow", "nproc_per_node", "omp_num_threads", "lan_interface"}
 SWITCHES = {"nccl_debug"}
 JOB_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 DEMO_DATA = ROOT / "build" / "demo-data"
@@ -49,6 +49,25 @@ def chosen_nodes(nnodes: Any, group: str, groups: Mapping[str, list[str]]) -> li
             f"the hosts of group {group} ({', '.join(hosts)})"
         )
     return hosts[: int(text)]
+
+
+def fewest(nnodes_min: Any, nodes: list[str]) -> int:
+    """Return how many nodes the job goes on with when others are lost; ValueError with the fix."""
+    text = str(nnodes_min).strip()
+    if not re.fullmatch(r"[0-9]+", text) or not 1 <= int(text) <= len(nodes):
+        raise ValueError(
+            f"nnodes_min={text}: write a whole number from 1 to {len(nodes)} (nnodes), the fewest nodes to go on with "
+            "when others are lost"
+        )
+    return int(text)
+
+
+def grace(node_grace: Any) -> int:
+    """Return how many seconds a lost node is waited for; ValueError with the fix."""
+    text = str(node_grace).strip()
+    if not re.fullmatch(r"[0-9]+", text) or not 1 <= int(text) <= 86400:
+        raise ValueError(f"node_grace={text}: write the seconds to wait for a node that is lost, from 1 to 86400")
+    return int(text)
 
 
 def processes(nodes: list[str], variables: Mapping[str, Mapping[str, Any]]) -> None:
@@ -187,6 +206,8 @@ def plan(arguments: Mapping[str, Any], given: Mapping[str, Any], task_vars: Mapp
         "job": job,
         "recipe": final.recipe,
         "nodes": nodes,
+        "nnodes_min": fewest(arguments["nnodes_min"], nodes),
+        "node_grace": grace(arguments["node_grace"]),
         "run_id": f"{job}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}",
         "config": final.to_yaml(),
         "config_sha256": final.sha256(),
@@ -199,7 +220,7 @@ def plan(arguments: Mapping[str, Any], given: Mapping[str, Any], task_vars: Mapp
 
 
 class ActionModule(ActionBase):
-    """Arguments: nnodes, group, config, job, as given on the command line."""
+    """Arguments: nnodes, nnodes_min, node_grace, group, config, job, as given on the command line."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)

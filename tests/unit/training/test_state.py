@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from training import lifecycle
+from training.errors import UserError
 from training.state import JobState, main
 
 ROOT = Path(__file__).parents[3]
@@ -20,22 +21,11 @@ def shell(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    ("state", "status"), [("starting", 0), ("running", 0), ("done", 1), ("stopped", 1), ("failed", 1)]
-)
-def test_may_run_says_whether_work_is_left(state, status, tmp_path, capsys):
-    JobState(tmp_path).begin(state=state, job="demo", reason="because")
-    assert main(["may-run", str(tmp_path)]) == status
-    expected = "" if status == 0 else f"job demo is {state} (because): nothing to run\n"
-    assert capsys.readouterr().out == expected
-
-
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"state": "dancing"}'])
-@pytest.mark.parametrize("verb", ["may-run", "show"])
-def test_unusable_files_give_status_2_and_one_line(content, verb, tmp_path, capsys):
+def test_unusable_files_give_status_2_and_one_line(content, tmp_path, capsys):
     if content is not None:
         (tmp_path / "state.json").write_text(content)
-    assert main([verb, str(tmp_path)]) == 2
+    assert main(["show", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert str(tmp_path / "state.json") in out + err
     assert (out + err).count("\n") == 1
@@ -43,13 +33,13 @@ def test_unusable_files_give_status_2_and_one_line(content, verb, tmp_path, caps
 
 def test_command_line_sets_shows_and_fails(tmp_path):
     job = tmp_path / "job"
-    assert shell("set", job, "--state", "starting", "--run-id", "r1", "--job", "demo").returncode == 0
-    assert shell("may-run", job).returncode == 0
+    claim = ["claim", job, "--run-id=r1", "--job=demo", "--nodes=node1,node2", "--nnodes-min=1"]
+    assert (shell(*claim).returncode, shell(*claim).stdout) == (0, "claimed\n")
     failed = shell("fail", job, "--reason", "no disk", "--node", "node2", "--rank", "1")
     assert (failed.returncode, failed.stdout) == (0, "recorded\n")
-    assert shell("may-run", job).returncode == 1
     content = json.loads(shell("show", job).stdout)
     expected = {"state": "failed", "run_id": "r1", "job": "demo", "reason": "no disk", "failed_node": "node2"}
+    expected["planned_nodes"] = ["node1", "node2"]
     assert content | expected | {"failed_rank": 1} == content
     assert {"started", "updated"} <= set(content)
     second = shell("fail", job, "--reason", "other", "--node", "node3")
@@ -120,3 +110,110 @@ def test_only_known_states(tmp_path, capsys):
         main(["set", str(tmp_path), "--state", "dancing"])
     assert "invalid choice: 'dancing'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+class TestClaim:
+    """Of two starts at once one goes on, and whoever comes later knows."""
+
+    def claim(self, state, run_id="r2", instead_of="r1", wait=None):
+        return state.claim(run_id, instead_of, "demo", ["node1", "node2", "node3"], 2, wait or self.never)
+
+    @staticmethod
+    def never(seconds):
+        raise AssertionError("it waits")
+
+    def test_a_new_start_forgets_how_far_the_last_one_was(self, tmp_path):
+        state = JobState(tmp_path)
+        state.begin(state="stopped", run_id="r1", step=40, starts=3, given_up=["node1"], nodes=["node2"], reason="x")
+        assert self.claim(state) == ""
+        content = state.read()
+        assert content["planned_nodes"] == ["node1", "node2", "node3"] and content["nnodes_min"] == 2
+        assert (content["state"], content["run_id"], content["step"]) == ("starting", "r2", 40)
+        assert not {"starts", "given_up", "nodes", "reason"} & set(content)
+
+    def test_a_job_that_lost_all_its_nodes_is_taken_over(self, tmp_path):
+        JobState(tmp_path).begin(state="running", run_id="r1")
+        assert self.claim(JobState(tmp_path)) == ""
+
+    def test_what_another_start_has_brought_to_work_is_left_alone(self, tmp_path):
+        JobState(tmp_path).begin(state="running", run_id="r9")
+        assert "somebody else meanwhile" in self.claim(JobState(tmp_path))
+        assert JobState(tmp_path).read()["run_id"] == "r9"
+
+    def test_a_start_under_way_is_waited_for(self, tmp_path):
+        state, waited = JobState(tmp_path), []
+        state.begin(state="starting", run_id="r9")
+
+        def comes_to_work(seconds):
+            waited.append(seconds)
+            if len(waited) == 3:
+                state.begin(state="running", run_id="r9")
+
+        assert "somebody else meanwhile" in self.claim(state, instead_of="", wait=comes_to_work)
+        assert len(waited) == 3
+
+    def test_a_start_that_was_broken_off_is_waited_for_a_minute(self, tmp_path):
+        state, waited = JobState(tmp_path), []
+        state.begin(state="starting", run_id="r9")
+
+        def a_minute_later(seconds):
+            waited.append(seconds)
+            old = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=61)
+            state.file.write_text(json.dumps(state.read() | {"updated": old.isoformat()}))
+
+        assert self.claim(state, instead_of="", wait=a_minute_later) == ""
+        assert len(waited) == 1 and state.read()["run_id"] == "r2"
+
+    def test_of_many_at_once_one_wins(self, tmp_path):
+        JobState(tmp_path).begin(state="failed", run_id="r0")
+
+        def one(number):
+            def another_has_won(seconds):
+                raise TimeoutError
+
+            try:
+                return self.claim(JobState(tmp_path), f"r{number}", "r0", another_has_won)
+            except TimeoutError:
+                return "waits"
+
+        with ThreadPoolExecutor(8) as pool:
+            said = list(pool.map(one, range(1, 9)))
+        assert sorted(said) == ["", *["waits"] * 7]
+
+
+def test_starts_that_come_no_further_are_counted(tmp_path):
+    state = JobState(tmp_path)
+    state.claim("r1", "", "demo", ["node1"], 1)
+    assert [state.count_start() for _ in range(3)] == [1, 2, 3]
+    state.progress(state="running", step=7)
+    assert [state.count_start(), state.count_start()] == [1, 2]
+    state.begin(state="running", step=5)  # from an older checkpoint: to step 7 it is known ground
+    state.progress(step=7)
+    assert state.count_start() == 3
+    state.progress(step=8)
+    assert state.count_start() == 1
+    assert state.read()["starts"] == 7
+
+
+def test_too_many_starts_in_a_row_end_the_job(tmp_path, monkeypatch):
+    state = JobState(tmp_path)
+    state.claim("r1", "", "demo", ["node1"], 1)
+    for name, value in {"MINOS_RUN_ID": "r1", "MINOS_MAX_RESTARTS": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for _ in range(3):
+        lifecycle.require_progress(state)
+    with pytest.raises(UserError, match="started 4 times and came no further than step 0"):
+        lifecycle.require_progress(state)
+    monkeypatch.setenv("RANK", "1")
+    lifecycle.require_progress(state)
+
+
+def test_a_node_that_gives_up_fails_the_job_when_too_few_are_left(tmp_path):
+    state = JobState(tmp_path)
+    state.claim("r1", "", "demo", ["node1", "node2", "node3"], 2)
+    assert not state.give_up("node3", "its unit gave up")
+    assert not state.give_up("node3", "again")
+    assert state.read()["state"] == "starting" and state.read()["given_up"] == ["node3"]
+    assert state.give_up("node1", "its unit gave up")
+    content = state.read()
+    assert (content["state"], content["failed_node"], content["reason"]) == ("failed", "node1", "its unit gave up")

@@ -1,0 +1,158 @@
+"""What a job's unit asks before torchrun: whether to run, and which rendezvous is open. With a real store."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
+
+from training import unit
+from training.state import JobState
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def job(tmp_path) -> Path:
+    folder = tmp_path / "jobs" / "demo"
+    JobState(folder).begin(state="running", job="demo", run_id="r1")
+    (tmp_path / "local").mkdir()
+    return folder
+
+
+def ask(job, run_id="r1", wait=None) -> int:
+    return unit.may_run(job, run_id, "node2", job.parents[1] / "local", wait or pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [("starting", 0), ("running", 0), ("done", 1), ("stopped", 1), ("failed", 1)]
+)
+def test_it_runs_while_work_is_left(state, status, job, capsys):
+    JobState(job).begin(state=state, reason="because")
+    assert ask(job) == status
+    assert capsys.readouterr().out == ("" if status == 0 else f"job demo is {state} (because): nothing to run\n")
+
+
+def test_a_job_that_was_never_started(job, capsys):
+    JobState(job).file.unlink()
+    assert ask(job) == 2
+    assert capsys.readouterr().out.endswith("state.json: no such file; the job was never started\n")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"state": "dancing"}'])
+def test_an_unusable_state_file_is_one_line(content, job, capsys):
+    JobState(job).file.write_text(content)
+    arguments = ["may-run", str(job), "--run-id=r1", "--node=node2", f"--local={job.parents[1] / 'local'}"]
+    assert unit.main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_start_without_this_node_is_not_joined(job, capsys):
+    assert ask(job, run_id="r0") == 1
+    assert "job demo was started again without node2 (r1; here is r0)" in capsys.readouterr().out
+
+
+def test_the_share_is_waited_for(job, capsys):
+    hidden = job.parent.with_name("hidden")
+    job.parent.rename(hidden)
+    waited = []
+
+    def comes_back(seconds):
+        waited.append(seconds)
+        if len(waited) == 3:
+            hidden.rename(job.parent)
+
+    assert ask(job, wait=comes_back) == 0
+    assert len(waited) == 3
+    assert capsys.readouterr().out.count("waiting for the shared directory") == 1
+
+
+@pytest.mark.parametrize(("state", "after"), [("starting", "failed"), ("running", "running")])
+def test_a_node_has_one_job_at_a_time(state, after, job, capsys):
+    JobState(job).begin(state=state)
+    local = job.parents[1] / "local"
+    (local / unit.BUSY).write_text("first")
+    holder = os.open(local, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    assert ask(job) == 1
+    assert "node2 trains job first, and a node has one job at a time" in capsys.readouterr().out
+    assert JobState(job).read()["state"] == after, "a job that trains elsewhere goes on without this node"
+    os.close(holder)
+    JobState(job).begin(state="running")
+    assert ask(job) == 0 and (local / unit.BUSY).read_text() == "demo"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def store():
+    """The address of a store like the head's."""
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, str(ROOT / "roles/rendezvous/files/store.py"), *address.split(":")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout.readline().startswith("rendezvous store")
+        yield address
+        server.terminate()
+
+
+def close(address: str, rendezvous: str) -> None:
+    """As torchrun does it at its end."""
+    wanted = RendezvousParameters("c10d", address, rendezvous, 1, 3, is_host="0")
+    backend, tcp_store = create_backend(wanted)
+    create_handler(tcp_store, backend, wanted).set_closed()
+
+
+def joined(address: str, output: Path) -> str:
+    unit.main(["rendezvous", f"--store={address}", "--run-id=r1", f"--output={output}"])
+    return output.read_text()
+
+
+def test_the_id_that_is_open_is_joined(store, tmp_path):
+    output = tmp_path / "rendezvous.env"
+    assert joined(store, output) == joined(store, output) == "MINOS_RENDEZVOUS=r1.0\n"
+    close(store, "r1.0")
+    assert joined(store, output) == joined(store, output) == "MINOS_RENDEZVOUS=r1.1\n"
+    close(store, "r1.1")
+    assert joined(store, output) == "MINOS_RENDEZVOUS=r1.2\n"
+
+
+def test_agents_that_come_together_advance_it_once(store):
+    host, port = store.split(":")
+    close(store, "r1.0")
+
+    def one(_):
+        connection = dist.TCPStore(host, int(port), is_master=False, timeout=datetime.timedelta(seconds=20))
+        return unit.open_generation(connection, "r1")
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(one, range(6))) == {1}
+
+
+def test_a_store_that_is_not_there_is_waited_for(tmp_path, capfd):
+    address, output, found = f"127.0.0.1:{free_port()}", tmp_path / "rendezvous.env", []
+    waiting = threading.Thread(target=lambda: found.append(joined(address, output)), daemon=True)
+    waiting.start()
+    waiting.join(7)
+    assert not found
+    command = [sys.executable, str(ROOT / "roles/rendezvous/files/store.py"), *address.split(":")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        waiting.join(30)
+        server.terminate()
+    assert found == ["MINOS_RENDEZVOUS=r1.0\n"]
+    assert f"waiting for the store at {address}" in capfd.readouterr().out
