@@ -37,7 +37,9 @@ from training.files import write_atomically
 
 STATES = ("starting", "running", "done", "stopped", "failed")
 ENDED = ("done", "stopped", "failed")
-OF_THE_LAST_START = ("given_up", "starts", "starts_without_step", "tried_from_step", "furthest_step", "nodes", "world_size")
+OF_THE_LAST_START = (
+    "given_up", "starts", "starts_without_step", "tried_from_step", "furthest_step", "nodes", "world_size",
+)  # fmt: skip
 CLAIM_SECONDS = 60  # that a start takes from its first word to its workers', at most; then another may take its place
 OF_THE_LAST_END = ("reason", "failed_rank", "failed_node", "last_lines", "alarm")
 

@@ -47,8 +47,8 @@ def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[
         return 1
     if run_id and content.get("run_id") not in (None, run_id):
         print(
-            f"job {job} was started again without {node} ({content['run_id']}; here is {run_id}): it is taken in by the "
-            "next train.yml that has it among its nodes"
+            f"job {job} was started again without {node} ({content['run_id']}; here is {run_id}): the next train.yml "
+            "that has it among its nodes takes it in"
         )
         return 1
     if other := _runs_already(local, job_dir.name):
@@ -65,7 +65,7 @@ def _read_patiently(state: JobState, wait: Callable[[float], None]) -> dict[str,
     said = False
     while True:
         try:
-            os.listdir(state.file.parents[1])
+            next(state.file.parents[1].iterdir(), None)
             return state.read()
         except OSError as error:
             if not said:

@@ -8,7 +8,8 @@ from paths import ROOT
 from rendering import evaluated, templar
 
 FOUND = {"gpus": 2, "cores": 8, "interface": "lan0", "runs": False}
-PLAN = {"job": "demo", "recipe": "finetune", "nodes": ["node1"], "run_id": "demo-1", "nnodes_min": 1, "node_grace": 60, "code": {"path": "/code"}}
+PLAN = {"job": "demo", "recipe": "finetune", "nodes": ["node1"], "run_id": "demo-1", "code": {"path": "/code"}}
+PLAN |= {"nnodes_min": 1, "node_grace": 60}
 DEBUGGING = {"NCCL_DEBUG": "INFO", "NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1", "TORCH_DISTRIBUTED_DEBUG": "INFO"}
 
 

@@ -28,7 +28,8 @@ from training.files import sha256_of  # noqa: E402
 from training.settings import DATA_FILES, HUB, Config  # noqa: E402
 
 # What `-e` takes besides the settings of the config and the variables of the inventory.
-OPTIONS = {"nnodes", "nnodes_min", "node_grace", "group", "config", "job", "follow", "nproc_per_node", "omp_num_threads", "lan_interface"}
+OPTIONS = {"nnodes", "nnodes_min", "node_grace", "group", "config", "job", "follow", "lan_interface"}
+OPTIONS |= {"nproc_per_node", "omp_num_threads"}
 SWITCHES = {"nccl_debug"}
 JOB_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 DEMO_DATA = ROOT / "build" / "demo-data"
