@@ -70,11 +70,12 @@ def run_recipe(module: str, purpose: str, recipe: Callable[[Config, Folders], st
     folders = Folders(job=options.job_dir, local=options.local_dir, prepared=options.prepared)
     state, outcome = JobState(folders.job), ""
     with failures_recorded(state):
-        config = configuration.load(options.config, options.overrides)
-        if not ended_already(state, config):
-            require_progress(state)
-            outcome = recipe(config, folders)
-            distributed.end()
+        if not ended_already(state, None):
+            config = configuration.load(options.config, options.overrides)
+            if not ended_already(state, config):
+                require_progress(state)
+                outcome = recipe(config, folders)
+                distributed.end()
     if outcome == "leaving":
         sys.exit(LEAVING)
 
@@ -120,19 +121,19 @@ def process_began() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=age)
 
 
-def ended_already(state: JobState, config: Config) -> bool:
+def ended_already(state: JobState, config: Config | None) -> bool:
     """Whether nothing is left to do, with a line that says why.
 
-    That is so when this very start has ended (torchrun restarts workers whatever their reason to go), and
-    when a run started by hand is done with this config. A start by hand after `stopped` or `failed` goes on, and so
-    does one with more steps or epochs than before.
+    That is so when this very start has ended (torchrun restarts workers whatever their reason to go: this is asked
+    before there is a config, which may be that reason), and when a run started by hand is done with this config. A
+    start by hand after `stopped` or `failed` goes on, and so does one with more steps or epochs than before.
     """
     before, by_hand = state.read(), "MINOS_RUN_ID" not in os.environ
     ended_in = before.get("state")
     # By hand an id may be given that is the same each time; only a restarted worker belongs to the start that ended.
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     same_start = run_id() != "" and before.get("run_id") == run_id() and (restarted or not by_hand)
-    same_end = ended_in == "done" and by_hand and before.get("config_sha256") == config.sha256()
+    same_end = ended_in == "done" and by_hand and config and before.get("config_sha256") == config.sha256()
     if ended_in in ENDED and (same_start or same_end):
         done = f"{ended_in} at step {before.get('step', 0)}/{before.get('steps', '?')}"
         print(f"nothing to do: {state.file} says {done}; another --job-dir trains anew", flush=True)
