@@ -83,6 +83,19 @@ def test_they_are_the_same_and_stay_so(nodes):
     assert set(changed(LAB.playbook("site.yml", "--tags", "python_env")).values()) == {0}
 
 
+def test_a_fourth_node_takes_all_of_it_from_the_share(nodes, tmp_path):
+    """It joins later, with no index that would answer it; and nothing changes on the others."""
+    LAB.command("up", "-n", "4")
+    LAB.playbook("site.yml", "--tags", "packages,service_user,shared_dir")
+    before = received("node4")
+    done = LAB.playbook("site.yml", "--tags", "python_env", inventory=with_hosts(tmp_path, {"node4": CUT_OFF}))
+    came = received("node4") - before
+    print(f"bytes that came to node4: {came}")
+    assert came < 5e6, "no more than Ansible itself sends"
+    assert changed(done).pop("node4") > 3 and {changed(done)[name] for name in NODES} == {0}
+    assert "node1, node2, node3, node4: the same Python 3.11" in LAB.playbook("playbooks/parity.yml").stdout
+
+
 def test_a_package_that_is_gone_is_named_and_mended(nodes):
     LAB.inside("node2", f"/opt/minos/uv/bin/uv pip uninstall --quiet --python {ENV}/bin/python tqdm")
     done = LAB.playbook("playbooks/parity.yml", check=False)
