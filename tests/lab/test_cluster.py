@@ -307,6 +307,8 @@ def test_processes_per_node_add_up(killed):
 
 def test_a_stopped_job_goes_on_where_it_was(killed):
     playbook("train.yml", "-e", "nnodes=3 job=stop steps=60 sample_tokens=0 follow=false")
+    second = playbook("train.yml", "-e", "nnodes=1 job=second steps=2 sample_tokens=0", check=False)
+    assert "node1 trains job stop, and a node has one job at a time" in second.stdout + second.stderr
     stopped = playbook("playbooks/stop.yml", "-e", "job=stop")
     step = int(re.search(r"Job stop is stopped at step (\d+) of 60", stopped.stdout)[1])
     assert 0 < step < 60
