@@ -144,6 +144,15 @@ def test_agents_that_come_together_advance_it_once(store):
         assert set(pool.map(one, range(6))) == {1}
 
 
+def test_who_waits_can_be_told_to_stop(tmp_path):
+    command = ["rendezvous", f"--store=127.0.0.1:{free_port()}", "--run-id=r1", f"--output={tmp_path / 'x'}"]
+    command = [sys.executable, "-m", "training.unit", *command]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout.readline().startswith("waiting for the store")
+        waiting.terminate()
+        assert waiting.wait(15) == 0, "a failure, to systemd"
+
+
 def test_a_store_that_is_not_there_is_waited_for(tmp_path, capfd):
     address, output, found = f"127.0.0.1:{free_port()}", tmp_path / "rendezvous.env", []
     waiting = threading.Thread(target=lambda: found.append(joined(address, output)), daemon=True)
