@@ -47,8 +47,9 @@ test-unit: venv-dev ## tests without nodes
 		|| echo "bindfs cannot be installed: the tests of a shared directory that hangs are skipped"
 	$(PYTEST) tests/unit --numprocesses=auto --dist=loadfile
 
+# Two files at a time, each with a lab of its own: Ansible waits for its nodes most of the time.
 test-lab: venv-dev ## tests with throw-away nodes (root or sudo)
-	$(PYTEST) tests/lab
+	$(PYTEST) tests/lab --numprocesses=2 --dist=loadfile
 
 .PHONY: test-vm
 test-vm: venv-dev ## tests with virtual machines, which have kernels of their own (root or sudo); not part of `make test`
