@@ -26,6 +26,7 @@ What they are made of:
     storage/        what that writes with: processes beside the training one, for the disk and for the shared directory
     reports/        progress lines, metrics, TensorBoard, the picture, figures of every machine, profiles
     errors.py       what the user can mend
+    failures/       why a job ended: the first failure of all nodes, its likely cause, what to do; no torch
     lifecycle.py    start, signals, and why a run failed; folders.py: which file is where
     files.py        write a file so that a crash leaves the old one or the new one
     examples/       a DDP script of one's own with these checkpoints

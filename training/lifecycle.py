@@ -20,11 +20,11 @@ from training import distributed
 from training.config import Config
 from training.distributed import Place, is_peer_failure, node_name
 from training.errors import UserError
+from training.failures.first import LINES
 from training.folders import Folders
 from training.state import ENDED, JobState, StateError
 
 STOP_FILE = "stop-requested"
-LAST_LINES = 12  # of a traceback, kept in the state file
 LEAVING = 75  # exit status after a signal: saved, not finished, start me again
 
 
@@ -172,7 +172,7 @@ def failures_recorded(state: JobState) -> Iterator[None]:
         ours, details = isinstance(error, UserError), getattr(error, "details", [])
         reason = str(error) if ours or isinstance(error, NonFiniteError) else f"{type(error).__name__}: {error}"
         try:
-            lines = details if ours else traceback.format_exc().strip().splitlines()[-LAST_LINES:]
+            lines = details if ours else traceback.format_exc().strip().splitlines()[-LINES:]
             state.fail(reason, node, rank, run_id(), lines, process_began())
         except (OSError, StateError) as problem:
             print(f"the failure cannot be recorded: {problem}", file=sys.stderr, flush=True)

@@ -5,7 +5,8 @@ holds
 
     job, state (starting | running | done | stopped | failed), step, steps, epoch, loss, heldout_first,
     heldout_last, tokens_per_s, world_size, nodes, backend, run_id, config_sha256, checkpoint, plot, sample,
-    reason, failed_rank, failed_node, last_lines, alarm, started, updated, train_seconds, mean_step_seconds,
+    reason, failed_rank, failed_node, failed_at, last_lines, cause, advice (see failures/), alarm,
+    started, updated, stepped (when it made its last step), train_seconds, mean_step_seconds,
     planned_nodes (those it was started on; `nodes` are those that train, by rank), furthest_step,
     nnodes_min, given_up (nodes that will not try again),
     starts (of its workers, since it was started), starts_without_step (in a row, up to now)
@@ -33,6 +34,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from training.errors import UserError
+from training.failures.first import FIELDS, Failure
 from training.files import write_atomically
 
 STATES = ("starting", "running", "done", "stopped", "failed")
@@ -41,7 +43,7 @@ OF_THE_LAST_START = (
     "given_up", "starts", "starts_without_step", "tried_from_step", "furthest_step", "nodes", "world_size",
 )  # fmt: skip
 CLAIM_SECONDS = 60  # that a start takes from its first word to its workers', at most; then another may take its place
-OF_THE_LAST_END = ("reason", "failed_rank", "failed_node", "last_lines", "alarm")
+OF_THE_LAST_END = (*FIELDS, "alarm")
 
 
 class StateError(UserError):
@@ -89,7 +91,7 @@ class JobState:
                 if content.get("state") != "starting" or other == run_id or age is None or abs(age) > CLAIM_SECONDS:
                     content = {key: value for key, value in content.items() if key not in OF_THE_LAST_START}
                     content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}
-                    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                    now = _now()
                     fields = {"state": "starting", "run_id": run_id, "job": job, "planned_nodes": list(nodes)}
                     self._write(content | fields | {"nnodes_min": nnodes_min, "started": now})
                     return ""
@@ -102,7 +104,7 @@ class JobState:
             given_up = sorted({*content.get("given_up", []), node})
             left = len(content.get("planned_nodes", [])) - len(given_up)
             if content and content["state"] not in ENDED:
-                failed = {"state": "failed", "failed_node": node, "reason": reason}
+                failed = {"state": "failed"} | Failure(node=node, what=reason, at=time.time()).to_state()
                 lost = left < content.get("nnodes_min", 1)
                 self._write(content | {"given_up": given_up} | (failed if lost else {}))
                 return lost
@@ -130,8 +132,17 @@ class JobState:
             content = self.read()
             if content.get("state") in ENDED:
                 return False
+            if fields.get("step", 0) > content.get("step", 0):
+                fields["stepped"] = _now()
             self._write(content | fields)
             return True
+
+    def explain(self, failure: Mapping[str, object]) -> None:
+        """Say better why the job has failed: `failure` has the fields of Failure.to_state()."""
+        with self._locked():
+            content = self.read()
+            if content.get("state") == "failed":
+                self._write({key: value for key, value in content.items() if key not in FIELDS} | failure)
 
     def fail(
         self,
@@ -147,20 +158,19 @@ class JobState:
         How an earlier start ended does not count: one with another `run_id`, or, where starts have none, that ended
         before this process `began`.
         """
-        fields = {"failed_rank": rank, "run_id": run_id or None, "failed_node": node, "reason": reason}
-        fields["last_lines"] = list(last_lines) or None
+        failure = Failure(node=node, what=reason, at=time.time(), rank=rank, lines=tuple(last_lines))
+        fields = failure.to_state() | ({"run_id": run_id} if run_id else {})
         with self._locked():
             content = self.read()
             earlier = content.get("run_id") != run_id if run_id else bool(began) and _ended_before(content, began)
             if content.get("state") in ENDED and not earlier:
                 return False
             content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}
-            known = {key: value for key, value in fields.items() if value is not None}
-            self._write(content | known | {"state": "failed"})
+            self._write(content | fields | {"state": "failed"})
             return True
 
     def _write(self, content: dict[str, object]) -> None:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        now = _now()
         content = {"started": now} | content | {"updated": now}
         if content.get("step"):
             content["furthest_step"] = max(content["step"], content.get("furthest_step", 0))
@@ -173,6 +183,10 @@ class JobState:
         with self.file.with_name(".state.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _ended_before(content: Mapping[str, object], moment: datetime.datetime) -> bool:

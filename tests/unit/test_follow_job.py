@@ -64,8 +64,28 @@ def test_the_summary_of_a_failed_job_names_who_failed():
         "reason": "loss is nan",
         "failed_node": "node2",
         "failed_rank": 0,
+        "cause": "a disk is full",
+        "advice": "make room",
         "last_lines": ["  File x", "ValueError: y"],
     }
     text = follow.summary("demo", failed, "/s")
     assert "loss is nan" in text and "node2, rank 0" in text
     assert "    |   File x\n    | ValueError: y" in text
+    assert "likely: a disk is full" in text and "  do           make room" in text
+
+
+def watched(monkeypatch, *states):
+    """The end of a watch whose looks at the job give `states`, one after the other."""
+    module = follow.ActionModule.__new__(follow.ActionModule)
+    looks = iter(states)
+    monkeypatch.setattr(module, "_read", lambda shared: next(looks))
+    monkeypatch.setattr(follow.time, "sleep", lambda seconds: None)
+    return module._explained(next(looks), "/s")
+
+
+def test_the_word_of_the_node_that_failed_first_is_waited_for(monkeypatch):
+    lost = {"state": "failed", "failed_node": "node1", "reason": "RuntimeError: Connection reset by peer"}
+    first = {"state": "failed", "failed_node": "node2", "reason": "killed by signal 9 (SIGKILL)"}
+    assert watched(monkeypatch, lost, lost, first) == first
+    assert watched(monkeypatch, first) == first
+    assert watched(monkeypatch, {"state": "done"}) == {"state": "done"}

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import (
@@ -20,8 +22,13 @@ from ansible.errors import (
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from training import failures
+
 display = Display()
 ENDED = ("done", "stopped", "failed")
+EXPLAINED_WITHIN = 30  # seconds from the end of a job to its nodes' word of why
 
 
 def eta(state: dict[str, Any]) -> str:
@@ -49,12 +56,7 @@ def progress_line(state: dict[str, Any]) -> str:
 def summary(job: str, state: dict[str, Any], shared: str) -> str:
     """Return what a person wants to know at the end."""
     lines = [f"Job {job}: {state['state']} at step {state.get('step', 0)} of {state.get('steps', '?')}"]
-    if state.get("reason"):
-        lines.append(f"  reason       {state['reason']}")
-    if state.get("failed_node"):
-        rank = f", rank {state['failed_rank']}" if state.get("failed_rank") is not None else ""
-        lines.append(f"  where        {state['failed_node']}{rank}")
-    lines += [f"    | {line}" for line in state.get("last_lines", [])]
+    lines += failures.told(state)
     if state.get("alarm"):
         lines.append(f"  alarm        {state['alarm']}")
     if state.get("nodes"):
@@ -109,7 +111,7 @@ class ActionModule(ActionBase):
         while True:
             state = self._read(shared) or state
             if state.get("state") in ENDED:
-                return state
+                return self._explained(state, shared)
             running = state.get("state") == "running"
             first = state.get("step", 0) if running and first is None else first
             has_stepped = running and first is not None and state.get("step", 0) > first
@@ -125,6 +127,14 @@ class ActionModule(ActionBase):
                 )
             waiting = f"waiting for a first step ({waited:.0f} s); Ctrl-C ends the watching, not the job"
             self._show(progress_line(state) if state.get("step") else waiting)
+
+    def _explained(self, state: dict[str, Any], shared: str) -> dict[str, Any]:
+        """Return the end with its reason: who lost a peer says so at once, and the peer's node a few seconds later."""
+        patience = time.monotonic() + EXPLAINED_WITHIN
+        while state.get("state") == "failed" and not failures.is_settled(state) and time.monotonic() < patience:
+            time.sleep(2)
+            state = self._read(shared) or state
+        return state
 
     def _show(self, line: str) -> None:
         """Display one line and wait for an interval; Ctrl-C in it raises AnsiblePromptInterrupt.

@@ -1,0 +1,374 @@
+"""Why a job ended: the table of causes against what programs really say, and the choice of the first failure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from spoken import spoken
+
+from training.failures import TABLE, Failure, Line, cause_of, entries, failure_in, first_failure, is_settled, told
+from training.failures.__main__ import main
+from training.state import JobState
+
+HERE = Path(__file__).parent
+
+# --- the table -------------------------------------------------------------------------------------------------------
+# What cannot be provoked without a GPU, an NFS server or a broken machine: quoted from the programs, see causes.py.
+QUOTED = {
+    "gpu-memory": [
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.22 GiB. GPU 0 has a total capacity",
+        "RuntimeError: CUDA error: out of memory",
+    ],
+    "killed-for-memory": [
+        "minos-train@demo.service: A process of this unit has been killed by the OOM killer.",
+        "Out of memory: Killed process 4711 (python) total-vm:9000000kB, anon-rss:8000000kB, file-rss:0kB",
+    ],
+    "shared-memory": [
+        "RuntimeError: DataLoader worker (pid 812) is killed by signal: Bus error. It is possible that dataloader's "
+        "workers are out of shared memory. Please try to raise your shared memory limit.",
+    ],
+    "share": ["OSError: [Errno 116] Stale file handle", "nfs: server 192.168.1.5 not responding, still trying"],
+    "gpu-broken": ["NVRM: Xid (PCI:0000:01:00): 79, pid=1234, name=python, GPU has fallen off the bus."],
+    "gpu-index": ["torch.AcceleratorError: CUDA error: device-side assert triggered"],
+    "driver": [
+        "RuntimeError: The NVIDIA driver on your system is too old (found version 12080). Please update",
+        "RuntimeError: No CUDA GPUs are available",
+        "NVML: Driver/library version mismatch",
+    ],
+    "gpu-architecture": ["CUDA error: no kernel image is available for execution on the device"],
+    "nccl-use": ["ncclInvalidUsage: This usually reflects invalid usage of NCCL library."],
+    "nccl": [
+        "torch.distributed.DistBackendError: NCCL error in: ../ProcessGroupNCCL.cpp:3690, unhandled system error",
+        "ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error.",
+    ],
+    "timeout": [
+        "[rank0]:[E1218 20:27:21.426 ProcessGroupNCCL.cpp:629] [Rank 0] Watchdog caught collective operation timeout: "
+        "WorkNCCL(SeqNum=1, OpType=BROADCAST, Timeout(ms)=600000) ran for 600081 milliseconds before timing out.",
+    ],
+    "connection-lost": [
+        "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.",
+        "[/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:6042: Connection reset by peer",
+    ],
+    "network": ["OSError: [Errno 113] No route to host"],
+    "stopped-with-others": [
+        "torch.distributed.elastic.rendezvous.api.RendezvousClosedError",
+        "rank 2 (node3): another rank is gone or late, this one goes too",
+        "killed by signal 15 (SIGTERM)",
+    ],
+    "differ": ["node2 does not run the same as node1 (rank 0): package tqdm; make them equal"],
+    "not-finite": ["the loss is not finite at step 7 on rank 1 (node2) in rows [3, 4] of the packed data; lower lr"],
+    "read-only": ["OSError: [Errno 30] Read-only file system: '/srv/minos/jobs/demo/x'"],
+    "disk-fault": ["OSError: [Errno 5] Input/output error"],
+    "processor": ["killed by signal 4 (SIGILL)"],
+    "crash": ["killed by signal 11 (SIGSEGV)"],
+    "killed": ["killed by signal 9 (SIGKILL)"],
+    "gave-up": [
+        "the unit minos-train@demo.service gave up",
+        "the workers were started 12 times and came no further than step 0; what ended them stands in the logs",
+    ],
+}
+QUOTES = [(name, text) for name, texts in QUOTED.items() for text in texts]
+TORCH = "from datetime import timedelta as t; import torch; from torch.distributed import TCPStore as Store\n"
+SMALL = "mount -t tmpfs -o size=64k tmpfs {where} && cd {where} && exec {python} -c '{code}'"
+# What can be: a program, and whether it needs a file system of its own (and so root).
+PROVOKED = {
+    "refused": (TORCH + "Store('127.0.0.1', 1, is_master=False, timeout=t(seconds=1))", ""),
+    "timeout": (TORCH + "Store('127.0.0.1', 0, 3, True, timeout=t(seconds=1))", ""),
+    "address-in-use": (
+        "import socket\na = socket.create_server(('127.0.0.1', 0))\nsocket.create_server(a.getsockname())",
+        "",
+    ),
+    "host-memory": (TORCH + "torch.empty(1 << 50)", ""),
+    "module": ("import a_package_that_nobody_has", ""),
+    "file": ("open('/no/such/file')", ""),
+    "permission": ("import os\nos.setuid(65534) if os.getuid() == 0 else None\nopen('/etc/shadow')", ""),
+    "interface": (
+        "import os; os.environ['GLOO_SOCKET_IFNAME'] = 'lan99'; import torch.distributed as d\n"
+        "d.init_process_group('gloo', store=d.HashStore(), rank=0, world_size=1)",
+        "",
+    ),
+    "disk-full": ('open("file", "wb").write(bytes(1 << 20))', "/mnt"),
+    "shared-memory": ("import torch; torch.ones(1 << 20).share_memory_()", "/dev/shm"),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), QUOTES, ids=[name for name, _ in QUOTES])
+def test_what_is_quoted_has_its_cause(name, text):
+    assert cause_of(["step 5/90 loss 2.1", text]).name == name
+
+
+@pytest.mark.parametrize("name", PROVOKED)
+def test_what_really_happens_has_its_cause(name):
+    code, full = PROVOKED[name]
+    command = [sys.executable, "-c", code]
+    if full:
+        command = ["unshare", "--mount", "sh", "-c", SMALL.format(where=full, python=sys.executable, code=code)]
+        if subprocess.run([*command[:2], "true"], capture_output=True).returncode:
+            pytest.skip("a file system of one's own needs root")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert cause_of(done.stderr.splitlines()[-1:]).name == name, done.stderr
+
+
+def test_every_row_is_tried():
+    rows = [row.name for row in TABLE]
+    assert len(rows) == len(set(rows))
+    assert {*QUOTED, *PROVOKED, "store"} == set(rows)
+
+
+def test_an_ordinary_line_has_no_cause():
+    assert cause_of(["step 5/90 epoch 1 loss 2.1 lr 3e-3 tokens/s 15000 eta 0:00:11", "saved step-00000010"]) is None
+
+
+# --- one node --------------------------------------------------------------------------------------------------------
+def torchrun(*arguments: str) -> list[Line]:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=0"]
+    return spoken([sys.executable, *launch, str(HERE / "failing.py"), *arguments], cwd=HERE)
+
+
+ENDINGS = {
+    "raises": ("ValueError: row 5 has no label", None),
+    "crashes": ("killed by signal 11 (SIGSEGV)", "crash"),
+    "exits": ("ended with exit status 3", None),
+}
+
+
+@pytest.mark.parametrize(("how", "what", "cause"), [(how, *end) for how, end in ENDINGS.items()], ids=ENDINGS)
+def test_a_program_that_knows_nothing_of_us_is_understood(how, what, cause):
+    found = failure_in(torchrun(how), "node2")
+    assert (found.node, found.rank, found.what) == ("node2", 1, what)
+    assert (found.cause and found.cause.name) == cause and not found.follows
+    assert abs(found.at - time.time()) < 30
+    assert not [line for line in found.lines if line.startswith("rank 0: ")], "of the process that failed only"
+    assert len(found.lines) == 20 and "rank 1: step 29" in found.lines
+    assert "failed (exitcode: " in found.lines[-1]
+
+
+@pytest.fixture
+def small_group(tmp_path):
+    """A control group of 100 MB, made as root; its file that processes enter by."""
+    for top, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(top, f"minos-test-{os.getpid()}")
+        try:
+            group.mkdir()
+            (group / limit).write_text("100M")
+        except OSError:
+            continue
+        yield group / "cgroup.procs"
+        group.rmdir()
+        return
+    pytest.skip("no control group of one's own can be made here")
+
+
+def test_what_the_kernel_kills_for_memory_is_told_apart_from_a_kill(small_group):
+    lines = torchrun("eats", str(small_group))
+    alone = failure_in(lines, "node1")
+    assert (alone.what, alone.rank, alone.cause.name) == ("killed by signal 9 (SIGKILL)", 1, "killed")
+    log = subprocess.run(["dmesg"], capture_output=True, text=True)
+    if log.returncode:
+        pytest.skip("the kernel's log cannot be read here")
+    kernel = [Line(at=alone.at, pid=0, text=text.partition("] ")[2]) for text in log.stdout.splitlines()]
+    found = failure_in(lines, "node1", kernel)
+    assert found.cause.name == "killed-for-memory"
+    assert "Memory cgroup out of memory: Killed process" in "\n".join(found.lines)
+    others = [
+        dataclasses.replace(line, text=line.text.replace("pid=", "pid=9").replace("process ", "process 9"))
+        for line in kernel
+    ]
+    assert failure_in(lines, "node1", others).cause.name == "killed", "another process that was killed is none of ours"
+
+
+def line(text: str, at: float = 100, pid: int = 10, start: str = "a", systemd: bool = False) -> Line:
+    return Line(at=at, pid=pid, text=text, start=start, systemd=systemd)
+
+
+KILLED = "E1121 06:38:24 10 .../multiprocessing/api.py:1002] failed (exitcode: -9) local_rank: 0 (pid: 11) of binary: x"
+OOM = line("minos-train@x.service: A process of this unit has been killed by the OOM killer.", 101, 1, systemd=True)
+
+
+def test_systemds_word_of_the_oom_killer_belongs_to_the_death_beside_it():
+    lines = [line("rank 2/3 node=node3 device=cpu", 90, 11), OOM, line(KILLED, 102)]
+    found = failure_in(lines, "node3")
+    assert (found.rank, found.what, found.cause.name) == (2, "killed by signal 9 (SIGKILL)", "killed-for-memory")
+    late = [lines[0], dataclasses.replace(OOM, at=50), lines[2]]
+    assert failure_in(late, "node3").cause.name == "killed"
+
+
+def test_the_agents_own_end_counts_more_than_a_death_that_was_made_good_for():
+    ended = "minos-train@x.service: Main process exited, code=exited, status=1/FAILURE"
+    trace = ["Traceback (most recent call last):", "  File x", "torch.distributed...api.RendezvousClosedError"]
+    lines = [line(KILLED, 50), *(line(text, 100) for text in trace), line(ended, 101, 1, systemd=True)]
+    found = failure_in(lines, "node1")
+    assert (found.what, found.rank, found.follows, found.at) == (trace[-1], None, True, 101)
+    shot = ended.replace("exited, status=1/FAILURE", "killed, status=9/KILL")
+    lines[-1] = line(shot, 101, 1, systemd=True)
+    assert failure_in(lines, "node1").what == "Main process exited, code=killed, status=9/KILL"
+
+
+def test_an_earlier_start_of_the_unit_does_not_count():
+    old = [line(KILLED, 50, start="a"), line("training", 60, start="b"), line("training", 70, start="c")]
+    assert failure_in(old, "node1") is None
+    just_begun = [line(KILLED, 50, start="b"), line("job x is failed (...): nothing to run", 60, start="c")]
+    assert failure_in(just_begun, "node1").what == "killed by signal 9 (SIGKILL)"
+
+
+def test_the_journal_is_read_as_journalctl_writes_it():
+    ours = {
+        "__REALTIME_TIMESTAMP": "1795243104000001",
+        "_PID": "77",
+        "_SYSTEMD_INVOCATION_ID": "a",
+        "MESSAGE": "hello ",
+    }
+    raw = ours | {"MESSAGE": list("caf\xe9".encode()), "_PID": "78"}
+    systemds = {"__REALTIME_TIMESTAMP": "1795243105000000", "_PID": "1", "INVOCATION_ID": "a", "MESSAGE": "Started x"}
+    found = entries("\n".join(json.dumps(entry) for entry in (ours, raw, systemds)))
+    assert [(each.pid, each.text, each.start, each.systemd) for each in found] == [
+        (77, "hello", "a", False),
+        (78, "caf\xe9", "a", False),
+        (1, "Started x", "a", True),
+    ]
+    assert found[0].at == 1795243104.000001
+
+
+# --- all nodes -------------------------------------------------------------------------------------------------------
+LOST = Failure(node="node1", rank=0, at=100.1, what="RuntimeError: [gloo/...] Connection reset by peer [10.0.0.2]")
+SHOT = Failure(node="node2", rank=1, at=100.4, what="killed by signal 9 (SIGKILL)")
+BROKE = Failure(node="node3", rank=2, at=100.9, what="KeyError: 'label'")
+
+
+def state_of(failure: Failure, **fields: object) -> dict[str, object]:
+    return {"state": "failed"} | failure.to_state() | fields
+
+
+def test_who_lost_a_peer_is_not_the_first_even_if_he_was_quicker():
+    assert first_failure({}, [LOST, SHOT]) == SHOT
+    assert first_failure(state_of(LOST), [SHOT]) == SHOT
+
+
+def test_of_those_that_failed_by_themselves_it_is_the_earliest():
+    assert first_failure({}, [BROKE, SHOT, LOST]) == SHOT
+    assert first_failure(state_of(BROKE), [SHOT]) == SHOT
+
+
+def test_where_all_lost_a_peer_it_is_the_earliest_of_them():
+    later = dataclasses.replace(LOST, node="node3", at=160.0)
+    assert first_failure({}, [later, LOST]) == LOST
+    assert first_failure({}, []) is None
+
+
+def test_what_the_worker_wrote_itself_is_kept_for_its_own_end():
+    written = dataclasses.replace(BROKE, lines=("  File x", "KeyError: 'label'"))
+    seen = dataclasses.replace(BROKE, at=100.95, what="ended with exit status 1")
+    assert first_failure(state_of(written), [seen, LOST]) == written
+
+
+def test_what_was_made_good_for_is_not_the_reason():
+    old = dataclasses.replace(SHOT, at=100.0)
+    stepped = {"stepped": "1970-01-01T00:10:00+00:00"}
+    late = dataclasses.replace(BROKE, at=620.0)
+    assert first_failure(state_of(late) | stepped, [old]) == late
+    assert first_failure(state_of(late), [old]) == old, "without a step behind it it counts"
+
+
+def test_a_state_without_a_failure_has_none():
+    assert Failure.from_state({"state": "running", "reason": "x"}) is None
+    assert Failure.from_state({"state": "failed"}) is None
+    assert told({"state": "stopped"}) == []
+
+
+def test_whether_something_better_may_still_come():
+    assert is_settled(state_of(BROKE)) and is_settled(state_of(SHOT))
+    assert not is_settled(state_of(LOST))
+    assert not is_settled(state_of(Failure(node="node1", at=1, what="the unit minos-train@x.service gave up")))
+
+
+def test_the_report_says_where_when_why_and_what_to_do():
+    full = Failure(
+        node="node2", rank=1, at=1795243104, what="OSError: [Errno 28] No space left on device", lines=("a", "b")
+    )
+    text = told(state_of(full))
+    assert text[0] == "  reason       OSError: [Errno 28] No space left on device"
+    assert text[1] == "  where        node2, rank 1, 2026-11-21 06:38:24+00:00"
+    assert text[2] == "  cause        likely: a disk is full"
+    assert text[3].startswith("  do           df -h on that node")
+    assert text[4:] == ["    | a", "    | b"]
+
+
+# --- into the job's state --------------------------------------------------------------------------------------------
+@pytest.fixture
+def node(tmp_path, monkeypatch):
+    """`python -m training.failures` as the unit runs it on node2. There is no systemd here: its two programs answer
+    from files. On nodes the real ones do (tests/lab/test_cluster.py).
+    """
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, script in {
+        "journalctl": 'case "$*" in *--dmesg*) cat "$JOURNAL.kernel" ;; *) cat "$JOURNAL" ;; esac',
+        "systemctl": "echo ActiveState=$UNIT_IS; echo SubState=x",
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("JOURNAL", str(tmp_path / "journal"))
+    (tmp_path / "journal.kernel").touch()
+    job = tmp_path / "job"
+    JobState(job).claim("run-1", "", "job", ["node1", "node2"], nnodes_min=2)
+
+    def ends(lines: list[Line], unit_is: str) -> dict:
+        written = [
+            {"__REALTIME_TIMESTAMP": str(int(each.at * 1e6)), "_PID": str(each.pid), "MESSAGE": each.text}
+            | {"INVOCATION_ID" if each.systemd else "_SYSTEMD_INVOCATION_ID": each.start}
+            for each in lines
+        ]
+        (tmp_path / "journal").write_text("".join(json.dumps(entry) + "\n" for entry in written))
+        monkeypatch.setenv("UNIT_IS", unit_is)
+        assert main([str(job), "--node=node2", "--unit=minos-train@job.service", "--run-id=run-1"]) == 0
+        return JobState(job).read()
+
+    ends.job = job
+    return ends
+
+
+def test_a_node_that_is_tried_again_writes_down_what_it_saw_and_fails_nothing(node):
+    now = time.time()
+    state = node([line(KILLED, now)], "activating")
+    assert state["state"] == "starting"
+    assert json.loads((node.job / "failures/node2.json").read_text())["what"] == "killed by signal 9 (SIGKILL)"
+
+
+def test_a_node_that_gave_up_fails_the_job_with_what_it_saw(node):
+    now = time.time()
+    state = node([dataclasses.replace(OOM, at=now), line(KILLED, now)], "failed")
+    assert (state["state"], state["given_up"], state["failed_node"]) == ("failed", ["node2"], "node2")
+    assert state["reason"] == "killed by signal 9 (SIGKILL) (the unit minos-train@job.service gave up)"
+    assert state["cause"].startswith("the kernel killed it") and KILLED in state["last_lines"]
+    assert node([], "inactive") == state, "a second look changes nothing"
+
+
+def test_what_was_found_here_is_better_than_a_peers_word(node):
+    JobState(node.job).fail("RuntimeError: Connection reset by peer", "node1", 0, "run-1")
+    state = node([line("rank 1/2 node=node2 x", 1, 11), line(KILLED, time.time())], "inactive")
+    assert (state["failed_node"], state["failed_rank"], state["reason"]) == ("node2", 1, "killed by signal 9 (SIGKILL)")
+
+
+def test_a_peers_own_failure_stays_the_first(node):
+    JobState(node.job).fail("KeyError: 'label'", "node1", 0, "run-1", ["  File x"])
+    before = JobState(node.job).read()
+    reset = "RuntimeError: [/gloo/transport/tcp/pair.cc] Connection reset by peer"
+    lines = [line("Traceback (most recent call last):", pid=11), line(reset, pid=11), line(KILLED.replace("-9", "1"))]
+    assert node(lines, "inactive") == before
+
+
+def test_a_job_that_ended_well_leaves_no_record(node):
+    node([line(KILLED, time.time())], "activating")
+    JobState(node.job).begin(state="done")
+    assert node([line(KILLED, time.time())], "inactive")["state"] == "done"
+    assert not (node.job / "failures/node2.json").exists()

@@ -1,0 +1,108 @@
+"""Look why a job's unit has ended on this node, and write it into the job's state file if that was a failure.
+
+    python -m training.failures JOB_DIR --node NAME --unit UNIT [--run-id ID]
+
+Run by minos-train-failed@.service after every end of the agent, as a user who may read the journal. What this node
+found lies in JOB_DIR/failures/NAME.json, for the other nodes; the job's state gets the first failure of all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from training.errors import UserError
+from training.failures.first import Failure, first_failure
+from training.failures.journal import Line, entries, failure_in
+from training.files import write_atomically
+from training.state import JobState
+
+LAST = 3000  # lines of the journal: some hundred starts that fail at once, or the last hours of one
+SETTLED = 20  # seconds that a unit may take from the end of its agent to its own
+
+
+def said(*command: str) -> str:
+    """What a command of the system answers; nothing where it cannot."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, errors="replace").stdout
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        print(f"{command[0]}: {problem}", file=sys.stderr)
+        return ""
+
+
+def end_of(unit: str) -> str:
+    """The state that the unit comes to: failed (given up), inactive, activating or active when it is tried again."""
+    patience = time.monotonic() + SETTLED
+    while True:
+        answer = said("systemctl", "show", "--property=ActiveState,SubState", unit)
+        state = dict(line.split("=", 1) for line in answer.split() if "=" in line)
+        if state.get("ActiveState") != "deactivating" or time.monotonic() > patience:
+            return state.get("ActiveState", "")
+        time.sleep(0.5)
+
+
+def journal_of(unit: str) -> list[Line]:
+    return entries(said("journalctl", "--output=json", f"--lines={LAST}", f"--unit={unit}"))
+
+
+def kernels_log(since: float) -> list[Line]:
+    """What the kernel said of killed processes and broken GPUs; nothing where a container has no kernel of its own."""
+    what = "oom-kill:|Out of memory|out of memory|segfault|NVRM: Xid"
+    since = f"--since=@{int(since)}"
+    return entries(said("journalctl", "--dmesg", "--output=json", "--lines=100", since, f"--grep={what}"))
+
+
+def records(folder: Path, run_id: str) -> Iterator[Failure]:
+    """What the nodes of this start have found; half a file or somebody else's is none."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            if record["run_id"] == run_id:
+                yield Failure.from_record(record)
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            print(f"{file}: {problem!r}", file=sys.stderr)
+
+
+def look(job_dir: Path, node: str, unit: str, run_id: str) -> None:
+    state, own = JobState(job_dir), job_dir / "failures" / f"{node}.json"
+    end, now = end_of(unit), state.read()
+    run_id = run_id or str(now.get("run_id", ""))
+    if now.get("state") in ("done", "stopped") or now.get("run_id") != run_id:
+        own.unlink(missing_ok=True)
+        return
+    lines = journal_of(unit)
+    found = failure_in(lines, node, kernels_log(lines[0].at) if lines else [])
+    if found:
+        write_atomically(own, json.dumps(found.to_record(run_id)) + "\n")
+    if end == "failed":  # systemd tries no more
+        state.give_up(node, f"the unit {unit} gave up")
+    now = state.read()
+    first, written = first_failure(now, records(own.parent, run_id)), Failure.from_state(now)
+    if first and written and first != written:
+        again = written.cause and written.cause.name == "gave-up"
+        state.explain(first.to_state() | ({"reason": f"{first.what} ({written.what})"} if again else {}))
+    print(f"{unit}: {end}; {found.what if found else 'no failure of its own'}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.failures", description=__doc__.splitlines()[0])
+    parser.add_argument("job_dir", type=Path)
+    parser.add_argument("--node", required=True, help="the name under which the others know this machine")
+    parser.add_argument("--unit", required=True)
+    parser.add_argument("--run-id", default="", help="the start of the job; by default the one that its state names")
+    options = parser.parse_args(arguments)
+    try:
+        look(options.job_dir, options.node, options.unit, options.run_id)
+    except (UserError, OSError) as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

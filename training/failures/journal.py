@@ -1,0 +1,163 @@
+"""The failure of a job on one node, from the journal of its unit: also of a program that was killed, that crashed
+outside of Python, or that knows nothing of Minos.
+
+torchrun says which process ended how. The journal keeps for each line the process that said it, so what a dead one said
+last is found even where all talk at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Sequence
+
+from training.failures.causes import cause_of
+from training.failures.first import LINES, Failure
+
+# torch/distributed/elastic/multiprocessing/api.py, at the death of a worker; the agent restarts it, or gives up.
+DIED = re.compile(r"failed \(exitcode: (?P<status>-?\d+)\) local_rank: \d+ \(pid: (?P<pid>\d+)\)")
+# The same package, errors/__init__.py: the block that an agent ends with when it gives up.
+ROOT_CAUSE = "Root Cause (first observed failure):"
+RANK = re.compile(r"^ +rank +: (\d+)", re.MULTILINE)
+STATUS = re.compile(r"^ +exitcode +: (-?\d+) \(pid: (\d+)\)", re.MULTILINE)
+RANK_OF_LINE = re.compile(r"^\[rank(\d+)\]: ?|^rank (\d+)(?:/\d+ node=| \(\S+\): )")  # torch's own prefix; ours
+OUR_LINE = re.compile(r"^rank \d+ \(\S+\): ")  # of a mistake that the user can mend (training/lifecycle.py)
+TRACEBACK = re.compile(r"^(\[rank\d+\]: )?Traceback \(most recent call last\):")
+# systemd, of the unit's main process (src/core/service.c).
+MAIN_ENDED = re.compile(r"(Main|Control) process exited, code=(exited|killed|dumped), status=(\S+)")
+SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
+NEAR = 10  # seconds: what systemd or the kernel say so close to a death belongs to it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line: when, which process said it, which start of the unit it belongs to, and whether systemd says it."""
+
+    at: float
+    pid: int
+    text: str
+    start: str = ""
+    systemd: bool = False
+
+
+def entries(journal: str) -> list[Line]:
+    """The lines of `journalctl --output=json`."""
+    found = []
+    for text in journal.splitlines():
+        entry = json.loads(text)
+        message = entry.get("MESSAGE") or ""
+        if not isinstance(message, str):  # not UTF-8, or with control characters: an array of bytes
+            message = bytes(message).decode(errors="replace")
+        found.append(
+            Line(
+                at=int(entry["__REALTIME_TIMESTAMP"]) / 1e6,
+                pid=int(entry.get("_PID", 0)),
+                text=message.rstrip(),
+                start=entry.get("_SYSTEMD_INVOCATION_ID") or entry.get("INVOCATION_ID") or "",
+                systemd="INVOCATION_ID" in entry or entry.get("_PID") == "1",
+            )
+        )
+    return found
+
+
+def failure_in(lines: Sequence[Line], node: str, kernel: Sequence[Line] = ()) -> Failure | None:
+    """How the unit's last start failed on this node, or, where the next one has just begun, the one before it. None
+    when they say nothing of the kind.
+
+    `kernel` are the lines of the kernel's log. In this order: the block in which torchrun says why it gave up; the
+    agent's own end, or that of what comes before it; the last worker that died, where the agent ended well all the
+    same (the job's state told the next worker that there is nothing left to do).
+    """
+    starts = list(dict.fromkeys(line.start for line in lines))
+    for start in reversed(starts[-2:]):
+        said = [line for line in lines if line.text and line.start == start]
+        own = [line for line in said if not line.systemd]
+        around = [line for line in said if line.systemd] + list(kernel)
+        for rule in (_given_up, _agent_ended, _last_death):
+            if own and (failure := rule(own, around, node)):
+                return failure
+    return None
+
+
+def _given_up(own: Sequence[Line], around: Sequence[Line], node: str) -> Failure | None:
+    at = next((index for index in reversed(range(len(own))) if ROOT_CAUSE in own[index].text), None)
+    if at is None:
+        return None
+    block = "\n".join(line.text for line in own[at:] if line.pid == own[at].pid)
+    rank, ended = RANK.search(block), STATUS.search(block)
+    if not (rank and ended):
+        return None
+    status, pid = int(ended[1]), int(ended[2])
+    deaths = [line for line in own[:at] if (died := DIED.search(line.text)) and int(died["pid"]) == pid]
+    death = [own[at], *deaths][-1]
+    return _of_process(own, around, node, pid, status, death, rank=int(rank[1]))
+
+
+def _last_death(own: Sequence[Line], around: Sequence[Line], node: str) -> Failure | None:
+    for line in reversed(own):
+        if died := DIED.search(line.text):
+            return _of_process(own, around, node, int(died["pid"]), int(died["status"]), line)
+    return None
+
+
+def _of_process(
+    own: Sequence[Line],
+    around: Sequence[Line],
+    node: str,
+    pid: int,
+    status: int,
+    death: Line,
+    rank: int | None = None,
+) -> Failure:
+    """The failure of a worker, of which torchrun said in the line `death` how it ended."""
+    said = [line for line in own if line.pid == pid and line.at <= death.at + NEAR]
+    if rank is None:
+        ranks = [match for line in said if (match := RANK_OF_LINE.match(line.text))]
+        rank = int(ranks[-1][1] or ranks[-1][2]) if ranks else None
+    ended = f"killed by signal {-status} ({SIGNALS.get(-status, 'another')})"
+    if status >= 0:
+        ended = exception_of(said) or f"ended with exit status {status}"
+    elif SIGNALS.get(-status) == "SIGABRT":  # how C++ ends when nobody catches an exception; its words come before
+        ended = exception_of(said) or ended
+    beside = _beside(around, death, pid) if status < 0 else []
+    texts = [line.text for line in said][-(LINES - len(beside) - 1) :]
+    at = min(death.at, said[-1].at) if said else death.at
+    return Failure(node=node, what=ended, at=at, rank=rank, lines=(*texts, *beside, death.text))
+
+
+def _agent_ended(own: Sequence[Line], around: Sequence[Line], node: str) -> Failure | None:
+    ends = [line for line in around if line.systemd and (m := MAIN_ENDED.search(line.text)) and m[3] != "0/SUCCESS"]
+    if not ends:
+        return None
+    end = ends[-1]
+    said = [line for line in own if line.pid == own[-1].pid]
+    by_itself = "code=exited" in end.text and exception_of(said)
+    texts = [line.text for line in said][-LINES + 1 :]
+    return Failure(node=node, what=by_itself or end.text.rpartition(": ")[2], at=end.at, lines=(*texts, end.text))
+
+
+def _beside(around: Sequence[Line], death: Line, pid: int) -> list[str]:
+    """What systemd and the kernel said of this death: that memory had run out, above all.
+
+    Systemd speaks of this unit only; the kernel of all processes, and of a GPU without naming any.
+    """
+    near = [line for line in around if abs(line.at - death.at) < NEAR and not MAIN_ENDED.search(line.text)]
+    named = re.compile(rf"\b{pid}\b|NVRM: Xid")
+    return [line.text for line in near if (cause_of([line.text]) if line.systemd else named.search(line.text))][-5:]
+
+
+def exception_of(said: Iterable[Line]) -> str:
+    """The line of the last exception, without its traceback; of one in C++, what it says of itself; '' for none."""
+    what, inside = "", False
+    for line in said:
+        text = RANK_OF_LINE.sub("", line.text) if line.text.startswith("[rank") else line.text
+        if TRACEBACK.match(line.text):
+            inside = True
+        elif inside and text and not text.startswith((" ", "\t")):
+            what, inside = text.strip(), False
+        elif text.startswith("  what():  "):
+            what = text.removeprefix("  what():  ").strip()
+        elif not inside and OUR_LINE.match(text):
+            what = text.strip()
+    return what
