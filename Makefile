@@ -45,6 +45,8 @@ lint: venv-dev ## style and static checks
 test-unit: venv-dev ## tests without nodes
 	@command -v bindfs >/dev/null || { $(SUDO) apt-get -qq update && $(SUDO) apt-get -qq install --yes --no-install-recommends bindfs >/dev/null; } \
 		|| echo "bindfs cannot be installed: the tests of a shared directory that hangs are skipped"
+	@command -v chromium >/dev/null || { $(SUDO) apt-get -qq update && $(SUDO) apt-get -qq install --yes --no-install-recommends chromium >/dev/null; } \
+		|| echo "chromium cannot be installed: TensorBoard is not looked at in a browser"
 	$(PYTEST) tests/unit --numprocesses=auto --dist=loadfile
 
 # Two files at a time, each with a lab of its own: Ansible waits for its nodes most of the time.

@@ -46,7 +46,7 @@ def nodes() -> Iterator[dict[str, dict]]:
     LAB.command("down")
     LAB.command("up", "-n", "3")
     try:
-        LAB.playbook("site.yml", "--skip-tags", "python_env,torchrun,rendezvous")
+        LAB.playbook("site.yml", "--skip-tags", "python_env,torchrun,rendezvous,tensorboard")
         yield LAB.nodes()
     finally:
         LAB.command("down")

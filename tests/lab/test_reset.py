@@ -20,7 +20,7 @@ LAB = Lab("reset")
 lab, on, playbook = LAB.command, LAB.inside, LAB.playbook
 NODES = ["node1", "node2"]
 
-SITE = ("site.yml", "--skip-tags", "python_env,rendezvous")
+SITE = ("site.yml", "--skip-tags", "python_env,rendezvous,tensorboard")
 
 # Chrony, which comes with us, takes this one's place.
 TIME_SERVICE = "apt-get -qq update && apt-get -qq install --yes --no-install-recommends systemd-timesyncd >/dev/null"

@@ -35,6 +35,10 @@ FACTS = {
     "store_address": "cluster_store_ip",
     "store_port": "rendezvous_port",
     "ssh_from": "firewall_ssh_from",
+    "tensorboard": (
+        "{'enabled': tensorboard_enabled, 'address': hostvars[cluster_head].tensorboard_address, "
+        "'port': tensorboard_port, 'from': tensorboard_from}"
+    ),
     "nfs_server": "cluster_nfs_server",
     "nfs_source": "nfs_client_source",
     "variant": "python_env_variant",

@@ -189,6 +189,27 @@ BAD = {
     "an option of a role": (shared("python_env_variant: gpu"), 10, "variant is 'gpu'", "of cpu, cuda, unsloth"),
     "a number of a role": (shared("netplan_rollback_seconds: long"), 10, "netplan_rollback_seconds", "a whole number"),
     "a list of a role": (shared("firewall_ssh_from: any"), 10, "firewall_ssh_from is 'any'", "write a list"),
+    # what the head serves
+    "TensorBoard for everybody": (
+        shared("tensorboard_address: 0.0.0.0"),
+        10,
+        "tensorboard_address is '0.0.0.0'",
+        "the head's own address on the cluster network (192.168.1.100), or 127.0.0.1",
+    ),
+    "a port of the system": (shared("tensorboard_port: 80"), 10, "tensorboard_port is '80'", "such as 6006"),
+    "the store's port": (shared("tensorboard_port: 29500"), 10, "tensorboard_port is '29500'", "a free one"),
+    "no network": (
+        shared("tensorboard_address: 192.168.1.100\n        tensorboard_from: [studio]"),
+        11,
+        "tensorboard_from holds 'studio'",
+        "such as 192.168.1.0/24",
+    ),
+    "visitors of loopback": (
+        shared("tensorboard_from: [192.168.7.0/24]"),
+        10,
+        "tensorboard_from lets others in, and tensorboard_address is 127.0.0.1",
+        "write the head's own address there (192.168.1.100)",
+    ),
     # names of variables
     "misspelt": (shared("cluster_shraed_path: /srv/x"), 10, "cluster_shraed_path", "did you mean cluster_shared_path?"),
     "hyphens": (own("nproc-per-node: 2"), 20, "nproc-per-node", "did you mean nproc_per_node?"),
@@ -268,6 +289,9 @@ FINE = {
     "a share in /home": shared("cluster_shared_path: /home/shared"),
     "a uid of a directory service": shared("cluster_uid: 1900000000"),
     "an interface of a bond": own("lan_interface: bond0.12"),
+    "TensorBoard on the network": shared(
+        "tensorboard_address: '{{ cluster_ip }}'\n        tensorboard_from: [192.168.7.0/24, any]"
+    ),
     "options of roles": shared("python_env_variant: cpu\n        firewall_ssh_from: [10.0.0.0/8]"),
     "numbers in quotes": shared("netplan_rollback_seconds: '120'\n        cluster_uid: '2700'"),
     "full names": [("node2:", "node2.lab.example.org:")],

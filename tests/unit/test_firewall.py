@@ -71,6 +71,22 @@ def test_every_port_that_may_be_in_use_is_open():
     assert [rule.split()[2] for rule in missing("(None)", session="", sshd="")] == ["from", "from"]
 
 
+DOOR = {"name": "tensorboard", "port": 6006, "from": ["10.0.9.0/24", "fd00::1/128"]}
+
+
+def test_a_port_for_others_is_open_to_whom_the_owner_names():
+    wanted = [
+        f"ufw allow from {source} to any port 6006 proto tcp comment 'minos: tensorboard'"
+        for source in ("10.0.9.0/24", "fd00::1")
+    ]
+    assert missing(*RULES, firewall_doors=[DOOR]) == wanted
+    assert len(stale(*RULES, *wanted)) == 2, "and closed again"
+    assert missing(*RULES, firewall_doors=[DOOR | {"from": []}]) == []
+    assert missing(*RULES, firewall_doors=[DOOR | {"from": ["any"]}]) == [
+        "ufw allow 6006/tcp comment 'minos: tensorboard'"
+    ]
+
+
 def policy(**options):
     return ElementTree.fromstring(rendered("firewall", "firewalld-policy.xml.j2", **told(**options)))
 
@@ -90,4 +106,18 @@ def test_firewalld_closes_ssh_to_the_rest_where_the_owner_says_from_where():
         (-5, "ipv4", "accept"),
         (-5, "ipv6", "accept"),
         (10, None, "reject"),
+    ]
+
+
+def test_firewalld_opens_a_port_for_others_to_whom_the_owner_names():
+    rules = [rule for rule in policy(firewall_doors=[DOOR]).findall("rule") if rule.find("port") is not None]
+    assert [
+        (rule.find("source").get("address"), rule.get("family"), rule.find("port").get("port")) for rule in rules
+    ] == [
+        ("10.0.9.0/24", "ipv4", "6006"),
+        ("fd00::1/128", "ipv6", "6006"),
+    ]
+    assert [port.get("port") for port in policy(firewall_doors=[DOOR | {"from": ["any"]}]).findall("port")] == [
+        "22",
+        "6006",
     ]
