@@ -34,7 +34,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from training.errors import UserError
-from training.failures.first import FIELDS, Failure
+from training.failures.first import FIELDS, with_cause
 from training.files import write_atomically
 
 STATES = ("starting", "running", "done", "stopped", "failed")
@@ -104,7 +104,7 @@ class JobState:
             given_up = sorted({*content.get("given_up", []), node})
             left = len(content.get("planned_nodes", [])) - len(given_up)
             if content and content["state"] not in ENDED:
-                failed = {"state": "failed"} | Failure(node=node, what=reason, at=time.time()).to_state()
+                failed = {"state": "failed", "failed_node": node, "reason": reason}
                 lost = left < content.get("nnodes_min", 1)
                 self._write(content | {"given_up": given_up} | (failed if lost else {}))
                 return lost
@@ -158,20 +158,21 @@ class JobState:
         How an earlier start ended does not count: one with another `run_id`, or, where starts have none, that ended
         before this process `began`.
         """
-        failure = Failure(node=node, what=reason, at=time.time(), rank=rank, lines=tuple(last_lines))
-        fields = failure.to_state() | ({"run_id": run_id} if run_id else {})
+        fields = {"failed_rank": rank, "run_id": run_id or None, "failed_node": node, "reason": reason}
+        fields["last_lines"] = list(last_lines) or None
         with self._locked():
             content = self.read()
             earlier = content.get("run_id") != run_id if run_id else bool(began) and _ended_before(content, began)
             if content.get("state") in ENDED and not earlier:
                 return False
             content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}
-            self._write(content | fields | {"state": "failed"})
+            known = {key: value for key, value in fields.items() if value is not None}
+            self._write(content | known | {"state": "failed"})
             return True
 
     def _write(self, content: dict[str, object]) -> None:
         now = _now()
-        content = {"started": now} | content | {"updated": now}
+        content = with_cause({"started": now} | content | {"updated": now})
         if content.get("step"):
             content["furthest_step"] = max(content["step"], content.get("furthest_step", 0))
         write_atomically(self.file, json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -257,7 +257,7 @@ TABLE = (
         advice="look at the node that says nothing of this kind; playbooks/logs.yml shows all of them in one order",
         patterns=(
             r"\(SIGTERM\)",  # torchrun, to the processes beside the one that failed
-            r"another rank is gone or late",  # training/lifecycle.py
+            r"another rank is gone",  # training/lifecycle.py, training/script.py
             r"RendezvousClosedError|RendezvousGracefulExitError",  # torch, when some agent has closed the rendezvous
             r"SignalException",  # torch, the agent on SIGTERM
         ),
@@ -321,7 +321,8 @@ TABLE = (
         name="gave-up",
         what="it was started again and again without getting anywhere",
         advice="playbooks/logs.yml shows what each start said",
-        patterns=(r"\bgave up$|and came no further than step",),  # failures/__main__.py; training/lifecycle.py
+        # failures/__main__.py; training/lifecycle.py; training/script.py
+        patterns=(r"\bgave up$|and came no further than step|and no start lasted",),
         follows=True,
         vague=True,
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -54,7 +55,7 @@ class Failure:
         cause = self.cause
         values = (self.what, self.rank, self.node, moment(self.at), list(self.lines))
         known = dict(zip(FIELDS, (*values, cause and cause.what, cause and cause.advice), strict=True))
-        return {key: value for key, value in known.items() if value not in (None, [])}
+        return {key: value for key, value in known.items() if value not in (None, "", [])}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Failure | None:
@@ -87,6 +88,14 @@ def first_failure(state: Mapping[str, Any], found: Iterable[Failure]) -> Failure
 def same_event(found: Failure, written: Failure) -> bool:
     same_place = found.node == written.node and written.rank in (None, found.rank)
     return same_place and not written.follows and found.at > written.at - CLOCKS
+
+
+def with_cause(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a job; where it has just failed, with the time and the likely cause."""
+    written = Failure.from_state(state)
+    if not written or state.get("failed_at"):
+        return state
+    return state | dataclasses.replace(written, at=time.time()).to_state()
 
 
 def is_settled(state: Mapping[str, Any]) -> bool:
