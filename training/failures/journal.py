@@ -17,6 +17,8 @@ from training.failures.first import LINES, Failure
 
 # torch/distributed/elastic/multiprocessing/api.py, at the death of a worker; the agent restarts it, or gives up.
 DIED = re.compile(r"failed \(exitcode: (?P<status>-?\d+)\) local_rank: \d+ \(pid: (?P<pid>\d+)\)")
+# Before that line, which comes when the last of the worker's brothers on this node has ended.
+CLOSING = re.compile(r"Sending process \d+ closing signal")
 # The same package, errors/__init__.py: the block that an agent ends with when it gives up.
 ROOT_CAUSE = "Root Cause (first observed failure):"
 RANK = re.compile(r"^ +rank +: (\d+)", re.MULTILINE)
@@ -111,6 +113,9 @@ def _of_process(
     rank: int | None = None,
 ) -> Failure:
     """The failure of a worker, of which torchrun said in the line `death` how it ended."""
+    before = [line for line in own if line.at <= death.at and line is not death]
+    previous = max((line.at for line in before if DIED.search(line.text)), default=0)
+    noticed = min((line.at for line in before if line.at > previous and CLOSING.search(line.text)), default=death.at)
     said = [line for line in own if line.pid == pid and line.at <= death.at + NEAR]
     if rank is None:
         ranks = [match for line in said if (match := RANK_OF_LINE.match(line.text))]
@@ -120,9 +125,10 @@ def _of_process(
         ended = exception_of(said) or f"ended with exit status {status}"
     elif SIGNALS.get(-status) == "SIGABRT":  # how C++ ends when nobody catches an exception; its words come before
         ended = exception_of(said) or ended
-    beside = _beside(around, death, pid) if status < 0 else []
+    beside = _beside(around, noticed, pid) if status < 0 else []
     texts = [line.text for line in said][-(LINES - len(beside) - 1) :]
-    at = min(death.at, said[-1].at) if said else death.at
+    # What ends by an exception says so last; who is killed may have been silent for long.
+    at = said[-1].at if status >= 0 and said and noticed - said[-1].at < NEAR else noticed
     return Failure(node=node, what=ended, at=at, rank=rank, lines=(*texts, *beside, death.text))
 
 
@@ -137,12 +143,12 @@ def _agent_ended(own: Sequence[Line], around: Sequence[Line], node: str) -> Fail
     return Failure(node=node, what=by_itself or end.text.rpartition(": ")[2], at=end.at, lines=(*texts, end.text))
 
 
-def _beside(around: Sequence[Line], death: Line, pid: int) -> list[str]:
+def _beside(around: Sequence[Line], at: float, pid: int) -> list[str]:
     """What systemd and the kernel said of this death: that memory had run out, above all.
 
     Systemd speaks of this unit only; the kernel of all processes, and of a GPU without naming any.
     """
-    near = [line for line in around if abs(line.at - death.at) < NEAR and not MAIN_ENDED.search(line.text)]
+    near = [line for line in around if abs(line.at - at) < NEAR and not MAIN_ENDED.search(line.text)]
     named = re.compile(rf"\b{pid}\b|NVRM: Xid")
     return [line.text for line in near if (cause_of([line.text]) if line.systemd else named.search(line.text))][-5:]
 

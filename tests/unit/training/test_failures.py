@@ -202,6 +202,17 @@ def test_systemds_word_of_the_oom_killer_belongs_to_the_death_beside_it():
     assert failure_in(late, "node3").cause.name == "killed"
 
 
+def test_a_death_is_as_old_as_what_torchrun_did_about_it():
+    """Not as its last word, which may be long ago, nor as the end of its brothers, who are given time to save."""
+    closing = "W1121 06:38:23 10 .../api.py:1028] Sending process 12 closing signal SIGTERM"
+    before = [line(closing, 3), line(KILLED, 4), line("working", 10, 11)]
+    assert failure_in([*before, line(closing, 200), line(KILLED, 400)], "node1").at == 200
+    assert failure_in([*before, line(KILLED, 400)], "node1").at == 400
+    raised = KILLED.replace("-9", "1")
+    assert failure_in([*before, line(closing, 12), line(raised, 400)], "node1").at == 10, "an exception is a last word"
+    assert failure_in([*before, line(closing, 200), line(raised, 400)], "node1").at == 200
+
+
 def test_the_agents_own_end_counts_more_than_a_death_that_was_made_good_for():
     ended = "minos-train@x.service: Main process exited, code=exited, status=1/FAILURE"
     trace = ["Traceback (most recent call last):", "  File x", "torch.distributed...api.RendezvousClosedError"]
@@ -266,8 +277,9 @@ def test_where_all_lost_a_peer_it_is_the_earliest_of_them():
 
 def test_what_the_worker_wrote_itself_is_kept_for_its_own_end():
     written = dataclasses.replace(BROKE, lines=("  File x", "KeyError: 'label'"))
-    seen = dataclasses.replace(BROKE, at=100.95, what="ended with exit status 1")
-    assert first_failure(state_of(written), [seen, LOST]) == written
+    for at in (100.85, 100.95):  # its last line may be before that moment, or behind it
+        seen = dataclasses.replace(BROKE, at=at, what="ended with exit status 1")
+        assert first_failure(state_of(written), [seen, LOST]) == written
 
 
 def test_what_was_made_good_for_is_not_the_reason():
@@ -355,7 +367,8 @@ def test_a_node_that_gave_up_fails_the_job_with_what_it_saw(node):
 
 def test_what_was_found_here_is_better_than_a_peers_word(node):
     JobState(node.job).fail("RuntimeError: Connection reset by peer", "node1", 0, "run-1")
-    state = node([line("rank 1/2 node=node2 x", 1, 11), line(KILLED, time.time())], "inactive")
+    state = node([line("rank 1/2 node=node2 x", 1, 11), line(KILLED, 1795243104)], "inactive")
+    assert state["failed_at"] == "2026-11-21T06:38:24.000+00:00"
     assert (state["failed_node"], state["failed_rank"], state["reason"]) == ("node2", 1, "killed by signal 9 (SIGKILL)")
 
 
