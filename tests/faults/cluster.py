@@ -169,7 +169,6 @@ class Cluster:
         for node in self.nodes:
             self.lab.command("cable", node, "up")
             self.lab.command("bandwidth", node, "none")
-        self.everywhere("systemctl start chrony nfs-server 2>/dev/null; true")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from tests.faults.cluster import LOCAL, SHARE_SIZE, as_root
 # A file system in memory is full when it may not grow any more: no need to fill it. What is written meanwhile makes the
 # size too small, and the next try takes the new one.
 SHRINK = """for try in 1 2 3 4 5 6 7 8 9 10; do
-used=$(df --output=used -k {path} | tail -1)
+used=$(df --output=used -k {path} | tail -1 | tr -d ' ')
 mount -o remount,size=${{used}}k {path} 2>/dev/null && exit 0
 done; exit 1"""
 

@@ -6,6 +6,7 @@ import re
 import time
 
 from tests.faults.case import Case, Struck
+from tests.faults.cluster import Training
 
 INTERRUPTS = 10
 
@@ -30,8 +31,7 @@ def train_interrupted(case: Case) -> Struck:
 
 def started_twice(case: Case) -> Struck:
     """The same job by two train.yml: both follow one and the same run in the end."""
-    first = case.train() if case.moment == "start" else case.trainings[0]
-    second = case.train()
+    first, second = _two(case, case.job)
     yield
     for name, run in (("first", first), ("second", second)):
         status = run.wait()
@@ -42,8 +42,7 @@ def started_twice(case: Case) -> Struck:
 
 def two_jobs(case: Case) -> Struck:
     """Another job on the same nodes: it is refused, with the name of the first."""
-    first = case.train() if case.moment == "start" else case.trainings[0]
-    second = case.train(case.other)
+    first, second = _two(case, case.other)
     yield
     statuses = first.wait(), second.wait()
     if case.moment == "start" and statuses[0] != 0 and statuses[1] == 0:
@@ -55,6 +54,13 @@ def two_jobs(case: Case) -> Struck:
     case.expect(statuses[1] != 0, "the second train.yml was not refused")
     case.expect(re.search(rf"\b{case.job}\b", said), f"the refusal does not name job {case.job}")
     case.expect(not case.cluster.busy(case.other), f"job {case.other} runs beside it")
+
+
+def _two(case: Case, job: str) -> tuple[Training, Training]:
+    """Both train.yml; a slow link keeps the first one's job at work until the second has come to it."""
+    case.cluster.lab.command("bandwidth", "node3", "3mbit")
+    case.later(lambda: case.cluster.lab.command("bandwidth", "node3", "none"))
+    return case.train() if case.moment == "start" else case.trainings[0], case.train(job)
 
 
 def error_of(output: str) -> str:

@@ -52,17 +52,22 @@ with open(sys.argv[1], "r+b") as file:
     file.write(bytes([byte ^ 255]))' $file"""
 
 
+def damage(files: str, how: str) -> str:
+    """The shell command that damages what `files` prints, and gives each back its times."""
+    kept = f"touch --reference=$file /tmp/before; {how}; touch --reference=/tmp/before $file"
+    return f"for file in $({files}); do {kept}; done"
+
+
 def damage_newest(case: Case, how: str) -> str:
     """Damage every copy of the newest checkpoint, on the share and on the nodes' disks; its name. The files keep their
     times."""
     local, shared = f"{LOCAL}/{case.job}/checkpoints", f"{JOBS}/{case.job}/checkpoints"
     names = case.cluster.everywhere(f"find {shared} {local} -name 'step-*' -printf '%f\\n' 2>/dev/null")
     newest = max(name for text in names.values() for name in text.split())
-    damage = f"touch --reference=$file /tmp/before; {how}; touch --reference=/tmp/before $file"
     for node in case.cluster.nodes:
         places = f"{shared} {local}" if node == case.cluster.head else local  # the share's once, not three times
         files = f"find {places} -path '*/{newest}/model.safetensors' 2>/dev/null"
-        case.sh(node, f"for file in $({files}); do {damage}; done")
+        case.sh(node, damage(files, how))
     return newest
 
 

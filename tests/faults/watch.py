@@ -51,6 +51,15 @@ def workers(job: str) -> list[int]:
     return found
 
 
+def stopped(pid: int) -> bool:
+    """Whether SIGSTOP has reached a process; one that waits for a disk only stops when that has answered."""
+    for _ in range(10_000):
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+            return True
+        time.sleep(0.001)
+    return False
+
+
 def hold_writer(directory: str, step: int) -> dict | None:
     """Stop whoever writes a checkpoint of `step` or later right now; None where nobody does."""
     with contextlib.suppress(OSError):  # directories come and go here, and so does the writer
@@ -59,9 +68,7 @@ def hold_writer(directory: str, step: int) -> dict | None:
             if hidden and int(hidden[1]) >= step:
                 pid = int(hidden[2])
                 os.kill(pid, signal.SIGSTOP)
-                while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "TZ":
-                    time.sleep(0.001)  # until the disk has answered
-                if path.exists():
+                if stopped(pid) and path.exists():
                     return {"held": pid, "writing": int(hidden[1])}
                 os.kill(pid, signal.SIGCONT)  # it was quicker
     return None

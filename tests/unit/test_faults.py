@@ -15,7 +15,9 @@ import pytest
 from tests.faults import data, report, watch
 from tests.faults.case import Case, Fault, Struck
 from tests.faults.catalogue import FAULTS, chosen
+from tests.faults.disks import SHRINK
 from tests.faults.people import error_of
+from tests.faults.processes import FLIP, TRUNCATE, damage
 from tests.faults.verdict import JOB, START, STEP, Facts, Line, Row, goal, judge, next_step, sizes
 from training import distributed
 from training.config import Config
@@ -75,8 +77,13 @@ def test_a_checkpoint_is_held_half_written_and_completed_when_it_is_let_go(check
 
 
 def test_an_earlier_checkpoint_is_left_alone(tmp_path):
-    (tmp_path / f".writing-step-00000010-node1-{os.getpid()}").mkdir()
-    assert watch.hold_writer(str(tmp_path), 15) is None
+    writer = subprocess.Popen(["sleep", "60"])
+    (tmp_path / f".writing-step-00000010-node1-{writer.pid}").mkdir()
+    try:
+        assert watch.hold_writer(str(tmp_path), 15) is None
+    finally:
+        writer.kill()
+        writer.wait()
 
 
 def test_the_end_of_a_job_is_seen(tmp_path, monkeypatch, capsys):
@@ -298,6 +305,34 @@ def test_a_fault_that_breaks_is_mended_all_the_same(tried):
     done, facts = tried("mid", broken)
     assert facts.problems == ["RuntimeError: the lab is gone"]
     assert done[-3:-1] == ["sh node3 mend at the end", "put_right"]
+
+
+# --- what is done to disks ---------------------------------------------------------------------------------------
+def test_a_disk_is_full_without_being_filled_and_has_room_again(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(tmp_path)]
+    if (mounted := subprocess.run(mount, capture_output=True, text=True)).returncode:
+        pytest.skip(f"needs root to mount a small disk: {mounted.stderr.strip()}")
+    try:
+        (tmp_path / "file").write_bytes(bytes(3 << 20))
+        subprocess.run(["sh", "-c", SHRINK.format(path=tmp_path)], check=True)
+        with pytest.raises(OSError, match="No space left"):
+            (tmp_path / "more").write_bytes(bytes(1 << 20))
+        subprocess.run(["mount", "-o", "remount,size=64m", str(tmp_path)], check=True)
+        (tmp_path / "more").write_bytes(bytes(1 << 20))
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_damage_shows_in_the_content_alone(tmp_path):
+    files = [tmp_path / "one", tmp_path / "two"]
+    for file in files:
+        file.write_bytes(bytes(4000))
+        os.utime(file, ns=(10**18, 10**18))
+    subprocess.run(["sh", "-c", damage(f"echo {files[0]}", FLIP)], check=True)
+    subprocess.run(["sh", "-c", damage(f"echo {files[1]}", TRUNCATE)], check=True)
+    assert files[0].read_bytes() == bytes(2000) + b"\xff" + bytes(1999)
+    assert files[1].read_bytes() == bytes(3000)
+    assert [file.stat().st_mtime_ns for file in files] == [10**18, 10**18]
 
 
 def test_the_data_are_the_same_each_time(tmp_path):
