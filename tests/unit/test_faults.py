@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,8 @@ def test_a_checkpoint_is_held_half_written_and_completed_when_it_is_let_go(check
     writer, order, steps = checkpoint
     writer.stdin.write(order)
     writer.stdin.flush()
-    held = None
-    while held is None:
+    held, deadline = None, time.monotonic() + 20
+    while held is None and time.monotonic() < deadline:
         held = watch.hold_writer(str(tmp_path), 15)
     assert held == {"held": writer.pid, "writing": 15}
     status = Path(f"/proc/{writer.pid}/status").read_text()
