@@ -122,7 +122,7 @@ def ledger_problem(text: str) -> str:
     return "" if said.startswith(wanted) else f"{said}; wanted {wanted}"
 
 
-def judge(case: Row, loss: str, facts: Facts, reference: Facts, *, timed: bool = True) -> Row:
+def judge(case: Row, loss: str, facts: Facts, reference: Facts, *, timed: bool = True, slack: float = 1) -> Row:
     """`case` with what is known of it, compared with the undisturbed run; without `timed` no time counts."""
     problems = [problem for problem in facts.problems if problem]
     state, steps = facts.state, JOB["steps"]
@@ -146,7 +146,7 @@ def judge(case: Row, loss: str, facts: Facts, reference: Facts, *, timed: bool =
     seconds, limit = next_step(facts) if timed else None, goal(loss, case.moment, facts.boot)
     if timed and seconds is None:
         problems.append("no step after the fault")
-    if seconds is not None and limit is not None and seconds > limit:
+    if seconds is not None and limit is not None and seconds > limit * slack:
         problems.append(f"{seconds:.0f} s to the next step, {limit:.0f} are allowed")
     return dataclasses.replace(
         case, ended=ended, ledger="lost" if lost else "whole", ranks=">".join(map(str, ranks)),
