@@ -127,12 +127,12 @@ class Case:
         if not self.cluster.watch(self.cluster.head, self.job, "step", step):
             raise Missed(f"it has not come to step {step}")
 
-    def release(self) -> None:
-        """Let the writer that was held go on, if it is still there."""
+    def release(self, name: str = "CONT") -> None:
+        """Let the writer that was held go on, if it is still there; or end it, with KILL."""
         if self._held:
             node, pid = self._held
             self._held = None
-            self.sh(node, f"kill -CONT {pid}", check=False)
+            self.sh(node, f"kill -{name} {pid}", check=False)
 
     # --- all of it -----------------------------------------------------------------------------------------------
     def run(self) -> Facts:

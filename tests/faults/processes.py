@@ -83,8 +83,11 @@ def _checkpoint_damaged(case: Case, how: str) -> Struck:
         yield
         again.wait()
     else:
+        signal_worker(case, "STOP", case.victim())  # all ranks wait for it: no newer checkpoint is made meanwhile
         name = damage_newest(case, how)
+        case.began = time.time()
         signal_worker(case, "KILL", case.victim())
+        case.release("KILL")  # it would complete a newer one, as it may
         yield
     refused = case.cluster.watch(case.cluster.head, case.job, "said", f"{name} skipped", patience=60)
     case.expect(refused, f"the damaged {name} was not seen to be refused")

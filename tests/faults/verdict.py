@@ -143,8 +143,8 @@ def judge(case: Row, loss: str, facts: Facts, reference: Facts, *, timed: bool =
         difference = state["heldout_last"] - reference.state["heldout_last"]
     if difference is None or not abs(difference) <= HELDOUT_WITHIN:
         problems.append(f"the held-out loss is {difference} off" if difference is not None else "no held-out loss")
-    seconds, limit = next_step(facts) if timed else None, goal(loss, case.moment, facts.boot)
-    if timed and seconds is None:
+    seconds, limit = next_step(facts) if timed and facts.hit else None, goal(loss, case.moment, facts.boot)
+    if timed and facts.hit and seconds is None:
         problems.append("no step after the fault")
     if seconds is not None and limit is not None and seconds > limit * slack:
         problems.append(f"{seconds:.0f} s to the next step, {limit:.0f} are allowed")

@@ -208,6 +208,7 @@ BROKEN = {
     "no number": ({"state": {"state": "done", "step": 40, "heldout_last": float("nan")}}, "the held-out loss is nan"),
     "too slow": ({"began": 114.0}, "11 s to the next step, 10 are allowed"),
     "no step after it": ({"began": 500.0, "hit": 501.0}, "no step after the fault"),
+    "the moment never came": ({"began": 0.0, "hit": 0.0, "problems": ["Missed: no"]}, "Missed: no"),
     "a problem on the way": ({"problems": ["left on node3: a worker"]}, "left on node3"),
 }
 
