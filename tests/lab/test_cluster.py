@@ -18,8 +18,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.faults import matrix, report
+from tests.faults.catalogue import chosen
+from tests.faults.cluster import Cluster
 from tests.fingerprint import differences, take
-from tests.labs import changed, recap, wait_until
+from tests.labs import Lab, changed, recap, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
@@ -461,6 +464,13 @@ def test_the_nodes_are_what_the_roles_promised(killed):
     done = checks()
     assert done.returncode == 0, done.stdout[-6000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 90
+
+
+def test_jobs_survive_faults(killed):
+    """The most telling cases of the fault matrix (tests/faults), which has sixty; other labs may slow this one down."""
+    cases = [*chosen("worker_killed", "save"), *chosen("agent_killed", "mid"), *chosen("power_lost", "mid")]
+    rows = list(matrix.run(Cluster(Lab(LAB)), cases, slack=3))
+    assert [row.result for row in rows] == ["pass"] * 4, report.table(rows)
 
 
 UV = "/opt/minos/uv/bin/uv pip uninstall --quiet --python /opt/minos/envs/dist-train/bin/python"

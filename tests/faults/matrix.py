@@ -1,0 +1,52 @@
+"""Runs the chosen cases one after the other on one cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from tests.faults import data
+from tests.faults.case import Case, Fault, Struck
+from tests.faults.cluster import Cluster
+from tests.faults.verdict import Facts, Row, judge
+
+
+def run(cluster: Cluster, cases: Sequence[tuple[Fault, str]], slack: float = 1) -> Iterator[Row]:
+    """The row of each case as soon as it is known; first that of the undisturbed run, which the others must equal.
+
+    `slack`: how many times the goal a case may take to its next step, on a machine that has other work.
+    """
+    data.make()
+    reference = undisturbed(cluster)
+    yield judge(Row(number=0, fault="undisturbed", moment=""), "", reference, reference, timed=False)
+    for fault, moment in cases:
+        row = Row(number=fault.number, fault=fault.name, moment=moment, skipped=skipped(cluster, fault))
+        if row.skipped:
+            yield row
+            continue
+        began = time.monotonic()
+        case = Case(cluster, fault, moment)
+        facts = case.run()
+        facts.notes.append(f"the whole case took {time.monotonic() - began:.0f} s")
+        yield judge(row, fault.loss, facts, reference, timed=moment != "start", slack=slack)
+
+
+def undisturbed(cluster: Cluster) -> Facts:
+    """The same job without a fault."""
+
+    def nothing(case: Case) -> Struck:
+        training = case.train(follow=True)
+        training.wait()
+        cluster.tasks = training.tasks()
+        yield
+
+    return Case(cluster, Fault(number=0, name="undisturbed", what="nothing", strike=nothing), "start").run()
+
+
+def skipped(cluster: Cluster, fault: Fault) -> str:
+    """Why this cluster cannot have this fault; nothing where it can."""
+    if fault.kind and fault.kind != cluster.kind:
+        return f"{fault.because}: --kind {fault.kind}"
+    if fault.small_share and not cluster.share_is_small:
+        return "the share of this lab cannot be filled: only that of a lab of the matrix's own can"
+    return ""

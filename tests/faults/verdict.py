@@ -1,0 +1,155 @@
+"""What a case's records say: how it ended, whether samples or bits were lost, and how long it stood still."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from tests.faults.cluster import GRACE
+from tests.labs import ROOT
+from training.ledger import LedgerError, verify
+
+JOB = yaml.safe_load((ROOT / "tests/faults/job.yaml").read_text())
+HELDOUT_WITHIN = 1e-3
+START = re.compile(r"rank 0/(\d+) node=")
+STEP = re.compile(r"step (\d+)/\d+ epoch ")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Line:
+    """A line of a node's journal."""
+
+    time: float
+    node: str
+    text: str
+
+    @staticmethod
+    def read(node: str, journal: str) -> Iterator[Line]:
+        """From what `journalctl --output=json` prints."""
+        for row in journal.splitlines():
+            entry = json.loads(row)
+            if isinstance(entry.get("MESSAGE"), str):  # else bytes that are no text
+                yield Line(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, node, entry["MESSAGE"])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a case has left."""
+
+    began: float
+    hit: float
+    """When the fault began to happen, and when it had."""
+    lines: Sequence[Line]
+    state: dict
+    ledger: str
+    weights: str
+    """SHA-256 of the exported parameters."""
+    boot: float | None
+    """Seconds until the nodes that were booted let somebody in again."""
+    problems: Sequence[str]
+    notes: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the table; `problems` is what did not go as promised, `skipped` why it was not tried."""
+
+    number: int
+    fault: str
+    moment: str
+    ended: str = ""
+    ledger: str = ""
+    ranks: str = ""
+    weights: str = ""
+    heldout_difference: float | None = None
+    seconds: float | None = None
+    goal: float | None = None
+    problems: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    skipped: str = ""
+
+    @property
+    def result(self) -> str:
+        return "skipped" if self.skipped else "FAIL" if self.problems else "pass"
+
+
+def sizes(lines: Sequence[Line]) -> list[int]:
+    """The numbers of ranks that made steps, one after the other."""
+    found, size = [], 0
+    for line in lines:
+        if start := START.match(line.text):
+            size = int(start[1])
+        elif STEP.match(line.text) and found[-1:] != [size]:
+            found.append(size)
+    return found
+
+
+def next_step(facts: Facts) -> float | None:
+    """Seconds from the fault to the next step.
+
+    Where the workers were started again that is the first step behind it: one that was under way may still have ended.
+    Where they were not, it is the first step since the fault was complete.
+    """
+    restart = next((line.time for line in facts.lines if line.time > facts.began and START.match(line.text)), None)
+    since = facts.hit if restart is None else restart
+    step = next((line.time for line in facts.lines if line.time > since and STEP.match(line.text)), None)
+    return None if step is None else step - (facts.hit if restart is None else facts.began)
+
+
+def goal(loss: str, moment: str, boot: float | None) -> float | None:
+    """The seconds that issue 6 allows; before the first step the ranks wait for each other longer (timeout_start)."""
+    timeout = JOB["timeout_start" if moment == "before" else "timeout_step"]
+    limits = {"worker": 10, "loud": GRACE + 15, "silent": timeout + GRACE + 30, "boot": boot and boot + 30}
+    return limits.get(loss)
+
+
+def ledger_problem(text: str) -> str:
+    """Why the ledger does not prove that every sample was used once; nothing where it does."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "ledger.jsonl"
+        file.write_text(text, encoding="utf-8")
+        try:
+            said = verify(file)
+        except (LedgerError, KeyError) as error:
+            return str(error).replace(f"{file}: ", "")
+    wanted = f"{JOB['steps'] * JOB['global_batch']} samples in {JOB['steps']} steps"
+    return "" if said.startswith(wanted) else f"{said}; wanted {wanted}"
+
+
+def judge(case: Row, loss: str, facts: Facts, reference: Facts, *, timed: bool = True, slack: float = 1) -> Row:
+    """`case` with what is known of it, compared with the undisturbed run; without `timed` no time counts."""
+    problems = [problem for problem in facts.problems if problem]
+    state, steps = facts.state, JOB["steps"]
+    ended = f"{state.get('state', 'did not end')} {state.get('step', 0)}/{steps}"
+    if ended != f"done {steps}/{steps}":
+        problems.append(f"{ended}: {state.get('reason', 'no reason recorded')}")
+    if lost := ledger_problem(facts.ledger):
+        problems.append(f"ledger: {lost}")
+    ranks = sizes(facts.lines)
+    same_ranks = set(ranks) == set(sizes(reference.lines))
+    equal = bool(facts.weights) and facts.weights == reference.weights
+    if not facts.weights:
+        problems.append("no parameters were exported")
+    elif same_ranks and not equal:
+        problems.append("the parameters differ from the undisturbed run's")
+    difference = None
+    if "heldout_last" in state and "heldout_last" in reference.state:
+        difference = state["heldout_last"] - reference.state["heldout_last"]
+    if difference is None or not abs(difference) <= HELDOUT_WITHIN:
+        problems.append(f"the held-out loss is {difference} off" if difference is not None else "no held-out loss")
+    seconds, limit = next_step(facts) if timed and facts.hit else None, goal(loss, case.moment, facts.boot)
+    if timed and facts.hit and seconds is None:
+        problems.append("no step after the fault")
+    if seconds is not None and limit is not None and seconds > limit * slack:
+        problems.append(f"{seconds:.0f} s to the next step, {limit:.0f} are allowed")
+    return dataclasses.replace(
+        case, ended=ended, ledger="lost" if lost else "whole", ranks=">".join(map(str, ranks)),
+        weights="equal" if equal else "differ" if facts.weights else "none", heldout_difference=difference,
+        seconds=seconds, goal=limit, problems=problems, notes=list(facts.notes),
+    )  # fmt: skip
