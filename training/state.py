@@ -29,7 +29,7 @@ import fcntl
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from training.errors import UserError
@@ -132,6 +132,17 @@ class JobState:
                 return False
             self._write(content | fields)
             return True
+
+    def change(self, how: Callable[[dict[str, object]], dict[str, object] | None]) -> dict[str, object]:
+        """Read, change and write as one: `how` maps the content to the new one, or to None to leave it. Returns what
+        the file holds then.
+        """
+        with self._locked():
+            content = self.read()
+            new = how(content)
+            if new is not None:
+                self._write(new)
+            return content if new is None else new
 
     def fail(
         self,
