@@ -29,8 +29,8 @@ import yaml
 from training.state import ENDED, OF_THE_LAST_END, JobState
 
 LAST_LINES = 12  # of a traceback, kept in the state file
-# A script tells no steps. Starts that end sooner than this many seconds, so many in a row, are a loop.
-SHORT, LOOP = 300, 10
+# A script tells no steps: a start that lasted for so many seconds counts as one that came further.
+LASTED = 300
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -43,6 +43,8 @@ class Worker:
     rank: int
     world_size: int
     node: str
+    limit: int
+    """How many starts in a row may come no further; 0 is any number."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Worker:
@@ -52,9 +54,12 @@ class Worker:
         # By hand the launcher's own store may serve all starts, at one port; then there is one launcher, which counts.
         if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             meeting += f"#{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        run_id = environment.get("MINOS_RUN_ID") or environment.get("TORCHELASTIC_RUN_ID", alone)
+        restarts = int(environment.get("MINOS_MAX_RESTARTS", "0"))
         return cls(
-            run_id=environment.get("MINOS_RUN_ID") or environment.get("TORCHELASTIC_RUN_ID", alone),
-            attempt=meeting,
+            run_id=run_id,
+            attempt=f"{run_id} {meeting}",
+            limit=restarts + 1 if restarts else 0,
             rank=int(environment.get("RANK", "0")),
             world_size=int(environment.get("WORLD_SIZE", "1")),
             node=environment.get("MINOS_NODE") or os.uname().nodename,
@@ -69,14 +74,15 @@ def joined(content: dict, worker: Worker, facts: Mapping[str, object], now: date
     if content.get("state") in ENDED and content.get("run_id") == worker.run_id:
         return None
     if content.get("attempt") != worker.attempt:
-        same_run = content.get("attempt_run_id") == worker.run_id
-        short = same_run and (now - _moment(content.get("attempt_began"), now)).total_seconds() < SHORT
-        loop = int(content.get("short_starts", 0)) + 1 if short else 0
+        lasted = (now - _moment(content.get("attempt_began"), now)).total_seconds() >= LASTED
+        tries = 1 if lasted else int(content.get("starts_without_step", 0)) + 1
         content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}
-        content |= {"attempt": worker.attempt, "attempt_run_id": worker.run_id, "workers": {}, "finished": []}
-        content |= {"attempt_began": now.isoformat(timespec="seconds"), "short_starts": loop, "run_id": worker.run_id}
-        if loop >= LOOP:
-            reason = f"{facts['script']} was started {loop + 1} times in a row and each time ended within {SHORT} s"
+        content |= {"attempt": worker.attempt, "attempt_began": now.isoformat(timespec="seconds")}
+        content |= {"workers": {}, "finished": [], "run_id": worker.run_id}
+        content |= {"starts": int(content.get("starts", 0)) + 1, "starts_without_step": tries}
+        if worker.limit and tries > worker.limit:
+            reason = f"{facts['script']} was started {tries} times in a row and no start lasted {LASTED} s; what ended "
+            reason += "them stands in the logs of the nodes"
             return content | facts | {"state": "failed", "reason": reason, "failed_node": worker.node}
     workers = content["workers"] | {str(worker.rank): worker.node}
     nodes = dict.fromkeys(workers[rank] for rank in sorted(workers, key=int))

@@ -21,7 +21,7 @@ FACTS = {"job": "own", "script": "own.py", "config_sha256": "abc"}
 
 
 def worker(rank: int = 0, attempt: str = "10.0.0.1:1", run_id: str = "r1", world_size: int = 2) -> Worker:
-    return Worker(run_id=run_id, attempt=attempt, rank=rank, world_size=world_size, node=f"node{rank + 1}")
+    return Worker(run_id=run_id, attempt=attempt, rank=rank, world_size=world_size, node=f"node{rank + 1}", limit=3)
 
 
 def two() -> dict:
@@ -68,23 +68,23 @@ def test_what_was_stopped_stays_stopped():
 
 def test_short_starts_in_a_row_end_the_job():
     content, moment = {}, NOW
-    for number in range(script.LOOP):
+    for number in range(3):
         content = joined(content, worker(0, f"10.0.0.1:{number}"), FACTS, moment)
         assert content["state"] == "running"
-        moment += datetime.timedelta(seconds=script.SHORT - 1)
+        moment += datetime.timedelta(seconds=script.LASTED - 1)
     ended = joined(content, worker(0, "10.0.0.1:99"), FACTS, moment)
-    assert (ended["state"], ended["failed_node"]) == ("failed", "node1")
-    assert ended["reason"] == "own.py was started 11 times in a row and each time ended within 300 s"
-    later = moment + datetime.timedelta(seconds=2)
-    assert joined(content, worker(0, "10.0.0.1:99"), FACTS, later)["short_starts"] == 0, "this one lasted"
-    other_run = joined(content, worker(0, "10.0.0.1:99", run_id="r2"), FACTS, moment)
-    assert other_run["short_starts"] == 0, "somebody has started it anew"
+    assert (ended["state"], ended["failed_node"], ended["starts"]) == ("failed", "node1", 4)
+    assert ended["reason"].startswith("own.py was started 4 times in a row and no start lasted 300 s")
+    later = moment + datetime.timedelta(seconds=1)
+    lasted = joined(content, worker(0, "10.0.0.1:99"), FACTS, later)
+    assert (lasted["state"], lasted["starts"], lasted["starts_without_step"]) == ("running", 4, 1)
 
 
 def test_workers_that_share_the_launchers_store_are_told_apart_by_its_count():
     environment = {"MASTER_ADDR": "here", "MASTER_PORT": "7", "TORCHELASTIC_RESTART_COUNT": "2"}
-    assert Worker.of(environment).attempt == "here:7"
-    assert Worker.of(environment | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).attempt == "here:7#2"
+    environment |= {"MINOS_RUN_ID": "r1"}
+    assert Worker.of(environment).attempt == "r1 here:7"
+    assert Worker.of(environment | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).attempt == "r1 here:7#2"
 
 
 @pytest.fixture
@@ -190,9 +190,7 @@ def test_a_killed_worker_is_started_again_and_goes_on_from_its_snapshot(own, tmp
     assert "going on from snapshot.pt behind epoch" in run.output
     assert run.output.count("epoch 8/8") == 1
     state = state_of(tmp_path / "job")
-    assert (state["state"], state["finished"], state["short_starts"]) == ("done", [0, 1], 1), (
-        "the peer's was no failure"
-    )
+    assert (state["state"], state["finished"], state["starts"]) == ("done", [0, 1], 2), "no failure of the peer's"
     assert (tmp_path / "job/output/snapshot.pt").exists()
 
 
