@@ -17,6 +17,7 @@ import dataclasses
 import datetime
 import hashlib
 import os
+import re
 import runpy
 import signal
 import sys
@@ -80,10 +81,6 @@ def joined(content: dict, worker: Worker, facts: Mapping[str, object], now: date
         content |= {"attempt": worker.attempt, "attempt_began": now.isoformat(timespec="seconds")}
         content |= {"workers": {}, "finished": [], "run_id": worker.run_id}
         content |= {"starts": int(content.get("starts", 0)) + 1, "starts_without_step": tries}
-        if worker.limit and tries > worker.limit:
-            reason = f"{facts['script']} was started {tries} times in a row and no start lasted {LASTED} s; what ended "
-            reason += "them stands in the logs of the nodes"
-            return content | facts | {"state": "failed", "reason": reason, "failed_node": worker.node}
     workers = content["workers"] | {str(worker.rank): worker.node}
     nodes = dict.fromkeys(workers[rank] for rank in sorted(workers, key=int))
     here = {"state": "running", "workers": workers, "nodes": list(nodes), "world_size": worker.world_size}
@@ -98,12 +95,10 @@ def reached_the_end(content: dict, worker: Worker) -> dict | None:
     return content | {"finished": finished} | ({"state": "done"} if len(finished) == worker.world_size else {})
 
 
-def went_wrong(content: dict, worker: Worker, reason: str, lines: list[str]) -> dict | None:
-    """The state once the script has failed in `worker`: the first one says why. None where that is settled already."""
-    if content.get("state") in ENDED or content.get("attempt") != worker.attempt:
-        return None
-    fields = {"failed_rank": worker.rank, "failed_node": worker.node, "reason": reason}
-    return content | fields | {"state": "failed"} | ({"last_lines": lines} if lines else {})
+def _fail(state: JobState, worker: Worker, reason: str, lines: list[str]) -> None:
+    """Record why the job has failed, unless a later attempt is under way, which would pay for an earlier one."""
+    if state.read().get("attempt") == worker.attempt:
+        state.fail(reason, worker.node, worker.rank, worker.run_id, lines)
 
 
 def _moment(text: object, otherwise: datetime.datetime) -> datetime.datetime:
@@ -179,6 +174,13 @@ def lost_a_peer(error: BaseException | None) -> bool:
     return any(map(is_peer_failure, seen))
 
 
+def filled(word: str) -> str:
+    """An argument with the folders and names that only the node knows: $MINOS_LOCAL_DIR or ${MINOS_LOCAL_DIR}."""
+    return re.sub(
+        r"\$(?:(MINOS_\w+)|\{(MINOS_\w+)\})", lambda found: os.environ.get(found[1] or found[2], found[0]), word
+    )
+
+
 def run(script: Path, arguments: list[str]) -> None:
     """Run the script as the main program; raises what it raises."""
     sys.argv = [str(script), *arguments]
@@ -205,6 +207,10 @@ def main() -> None:
     if after["state"] in ENDED:
         print(f"nothing to do: {state.file} says {after['state']} {after.get('reason', '')}".rstrip(), flush=True)
         return
+    if worker.limit and (tries := after["starts_without_step"]) > worker.limit:
+        reason = f"{name} was started {tries} times in a row and no start lasted {LASTED} s; what ended them stands in "
+        _fail(state, worker, f"{reason}the logs of the nodes", [])
+        return
 
     folders = {"MINOS_SHARED_DIR": options.job_dir, "MINOS_LOCAL_DIR": options.local_dir or options.job_dir}
     for variable, folder in folders.items():
@@ -217,11 +223,11 @@ def main() -> None:
 
     def failed(reason: str, lines: list[str]) -> None:
         if not asked() and os.getpid() == here:
-            state.change(lambda content: went_wrong(content, worker, f"{name}: {reason}", lines))
+            _fail(state, worker, f"{name}: {reason}", lines)
 
     here = os.getpid()
     try:
-        run(script, settings["arguments"])
+        run(script, [filled(word) for word in settings["arguments"]])
     except SystemExit as end:
         if end.code not in (None, 0):
             failed(f"ended with {f'status {end.code}' if isinstance(end.code, int) else end.code}", [])

@@ -14,7 +14,8 @@ import yaml
 from conftest import ROOT, state_of
 
 from training import script
-from training.script import Worker, joined, reached_the_end, went_wrong
+from training.script import Worker, joined, reached_the_end
+from training.state import JobState
 
 NOW = datetime.datetime(2026, 5, 4, 12, 0, tzinfo=datetime.UTC)
 FACTS = {"job": "own", "script": "own.py", "config_sha256": "abc"}
@@ -47,37 +48,41 @@ def test_who_ended_before_a_restart_ends_again():
     second = joined(first, worker(0, "10.0.0.1:2"), FACTS, NOW)
     assert second["finished"] == []
     assert reached_the_end(second, worker(1, "10.0.0.1:1")) is None, "a worker of the attempt before counts no more"
-    assert went_wrong(second, worker(1, "10.0.0.1:1"), "late", []) is None
 
 
-def test_the_first_failure_is_the_one_that_is_kept():
-    failed = went_wrong(two(), worker(1), "own.py: ValueError: no", ["line"])
-    assert (failed["state"], failed["failed_node"], failed["failed_rank"]) == ("failed", "node2", 1)
-    assert went_wrong(failed, worker(0), "later", []) is None
-    assert reached_the_end(failed, worker(0)) is None
-    assert joined(failed, worker(0, "10.0.0.1:2"), FACTS, NOW) is None, "this run has ended"
-    again = joined(failed, worker(0, "10.0.0.1:3", run_id="r2"), FACTS, NOW)
-    assert again["state"] == "running" and "reason" not in again and "last_lines" not in again
+@pytest.mark.parametrize("end", ["failed", "stopped"])
+def test_what_has_ended_stays_so(end):
+    ended = two() | {"state": end, "reason": "because"}
+    assert reached_the_end(ended, worker(0)) is None
+    assert joined(ended, worker(0, "10.0.0.1:2"), FACTS, NOW) is None, "this run has ended"
+    again = joined(ended, worker(0, "10.0.0.1:3", run_id="r2"), FACTS, NOW)
+    assert again["state"] == "running" and "reason" not in again
 
 
-def test_what_was_stopped_stays_stopped():
-    stopped = two() | {"state": "stopped"}
-    assert joined(stopped, worker(0, "10.0.0.1:2"), FACTS, NOW) is None
-    assert went_wrong(stopped, worker(0), "told to go", []) is None
+def test_an_earlier_attempt_does_not_fail_a_later_one(tmp_path):
+    state = JobState(tmp_path)
+    state.change(lambda _: two())
+    state.change(lambda content: joined(content, worker(0, "10.0.0.1:2"), FACTS, NOW))
+    script._fail(state, worker(1), "late", [])
+    assert state.read()["state"] == "running"
+    script._fail(state, worker(1, "10.0.0.1:2"), "no luck", ["line"])
+    failed = state.read()
+    assert (failed["state"], failed["reason"], failed["failed_node"], failed["failed_rank"]) == (
+        "failed",
+        "no luck",
+        "node2",
+        1,
+    )
 
 
-def test_short_starts_in_a_row_end_the_job():
+def test_starts_are_counted_until_one_lasts():
     content, moment = {}, NOW
     for number in range(3):
         content = joined(content, worker(0, f"10.0.0.1:{number}"), FACTS, moment)
-        assert content["state"] == "running"
         moment += datetime.timedelta(seconds=script.LASTED - 1)
-    ended = joined(content, worker(0, "10.0.0.1:99"), FACTS, moment)
-    assert (ended["state"], ended["failed_node"], ended["starts"]) == ("failed", "node1", 4)
-    assert ended["reason"].startswith("own.py was started 4 times in a row and no start lasted 300 s")
-    later = moment + datetime.timedelta(seconds=1)
-    lasted = joined(content, worker(0, "10.0.0.1:99"), FACTS, later)
-    assert (lasted["state"], lasted["starts"], lasted["starts_without_step"]) == ("running", 4, 1)
+    assert (content["starts"], content["starts_without_step"]) == (3, 3)
+    lasted = joined(content, worker(0, "10.0.0.1:99"), FACTS, moment + datetime.timedelta(seconds=1))
+    assert (lasted["starts"], lasted["starts_without_step"]) == (4, 1)
 
 
 def test_workers_that_share_the_launchers_store_are_told_apart_by_its_count():
@@ -133,12 +138,12 @@ def test_it_is_the_main_program_with_its_own_modules(own, tmp_path):
     (tmp_path / "own-1").mkdir()
     for module in ("training", "helper"):
         (tmp_path / f"own-1/{module}.py").write_text("WHOSE = 'theirs'\n")
-    run = own(LOOK, "--epochs", "two words")
+    run = own(LOOK, "--epochs", "two words", "--local=$MINOS_LOCAL_DIR", "${MINOS_NODE}:$HOME")
     assert run.wait() == 0, run.output
     folder = tmp_path / "job/output"
     seen = json.loads((folder / "seen-1.json").read_text())
     assert seen == {
-        "argv": [str(tmp_path / "own-1/own.py"), "--epochs", "two words"],
+        "argv": [str(tmp_path / "own-1/own.py"), "--epochs", "two words", f"--local={folder}", "node1:$HOME"],
         "file": str(tmp_path / "own-1/own.py"),
         "main": True,
         "nine": 9,
@@ -157,6 +162,15 @@ def test_what_comes_with_minos_is_there_for_it(own, tmp_path):
     run = own("from training.checkpoints import Checkpoints\n", processes=1)
     assert run.wait() == 0, run.output
     assert state_of(tmp_path / "job")["state"] == "done"
+
+
+def test_a_script_that_is_killed_again_and_again_is_given_up(own, tmp_path):
+    text = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    run = own(text, max_restarts=9, MINOS_MAX_RESTARTS="2", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+    assert run.wait() == 0, "nothing is left to do for the last start"
+    state = state_of(tmp_path / "job")
+    assert (state["state"], state["starts"]) == ("failed", 4)
+    assert state["reason"].startswith("own.py was started 4 times in a row and no start lasted 300 s")
 
 
 def test_its_exception_ends_the_job_at_once_and_is_told(own, tmp_path):
