@@ -1,5 +1,7 @@
 """What stands on the screen while a job runs and when it ends."""
 
+import datetime
+
 from paths import action_plugin
 
 follow = action_plugin("job_follow", "follow_job")
@@ -69,3 +71,11 @@ def test_the_summary_of_a_failed_job_names_who_failed():
     text = follow.summary("demo", failed, "/s")
     assert "loss is nan" in text and "node2, rank 0" in text
     assert "    |   File x\n    | ValueError: y" in text
+
+
+def test_a_script_tells_no_steps_but_where_it_runs():
+    now = datetime.datetime.now(datetime.UTC)
+    script = {"state": "running", "script": "my.py", "nodes": ["node1", "node2"], "starts": 1}
+    script["attempt_began"] = (now - datetime.timedelta(seconds=75)).isoformat(timespec="seconds")
+    assert follow.script_line(script).startswith("my.py runs on node1, node2 for 0:01:1")
+    assert follow.script_line(script | {"starts": 3}).endswith(", started 3 times")
