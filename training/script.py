@@ -70,7 +70,7 @@ class Worker:
 def joined(content: dict, worker: Worker, facts: Mapping[str, object], now: datetime.datetime) -> dict | None:
     """The state once `worker` has started; None where nothing is left to do for this run.
 
-    The first worker of an attempt begins it anew; the others add themselves.
+    The first worker of an attempt begins it anew, the others add themselves; with the last one it is known who runs.
     """
     if content.get("state") in ENDED and content.get("run_id") == worker.run_id:
         return None
@@ -80,11 +80,13 @@ def joined(content: dict, worker: Worker, facts: Mapping[str, object], now: date
         content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}
         content |= {"attempt": worker.attempt, "attempt_began": now.isoformat(timespec="seconds")}
         content |= {"workers": {}, "finished": [], "run_id": worker.run_id}
+        content |= {"state": "running" if content.get("state") == "running" else "starting"}
         content |= {"starts": int(content.get("starts", 0)) + 1, "starts_without_step": tries}
-    workers = content["workers"] | {str(worker.rank): worker.node}
-    nodes = dict.fromkeys(workers[rank] for rank in sorted(workers, key=int))
-    here = {"state": "running", "workers": workers, "nodes": list(nodes), "world_size": worker.world_size}
-    return content | facts | here
+    content = content | facts | {"workers": content["workers"] | {str(worker.rank): worker.node}}
+    if len(content["workers"]) < worker.world_size:
+        return content
+    nodes = dict.fromkeys(content["workers"][rank] for rank in sorted(content["workers"], key=int))
+    return content | {"state": "running", "nodes": list(nodes), "world_size": worker.world_size}
 
 
 def reached_the_end(content: dict, worker: Worker) -> dict | None:

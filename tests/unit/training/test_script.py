@@ -30,7 +30,9 @@ def two() -> dict:
     return joined(joined({}, worker(1), FACTS, NOW), worker(0), FACTS, NOW)
 
 
-def test_it_runs_with_nodes_in_the_order_of_their_ranks():
+def test_it_runs_when_all_have_begun_with_nodes_in_the_order_of_their_ranks():
+    first = joined({}, worker(1), FACTS, NOW)
+    assert first["state"] == "starting" and "nodes" not in first
     content = two()
     assert (content["state"], content["nodes"], content["world_size"]) == ("running", ["node1", "node2"], 2)
     assert FACTS.items() <= content.items()
@@ -46,7 +48,7 @@ def test_it_is_done_when_the_last_rank_is_through():
 def test_who_ended_before_a_restart_ends_again():
     first = reached_the_end(two(), worker(0))
     second = joined(first, worker(0, "10.0.0.1:2"), FACTS, NOW)
-    assert second["finished"] == []
+    assert (second["finished"], second["state"], second["nodes"]) == ([], "running", ["node1", "node2"])
     assert reached_the_end(second, worker(1, "10.0.0.1:1")) is None, "a worker of the attempt before counts no more"
 
 
@@ -56,7 +58,7 @@ def test_what_has_ended_stays_so(end):
     assert reached_the_end(ended, worker(0)) is None
     assert joined(ended, worker(0, "10.0.0.1:2"), FACTS, NOW) is None, "this run has ended"
     again = joined(ended, worker(0, "10.0.0.1:3", run_id="r2"), FACTS, NOW)
-    assert again["state"] == "running" and "reason" not in again
+    assert again["state"] == "starting" and "reason" not in again
 
 
 def test_an_earlier_attempt_does_not_fail_a_later_one(tmp_path):
@@ -64,7 +66,7 @@ def test_an_earlier_attempt_does_not_fail_a_later_one(tmp_path):
     state.change(lambda _: two())
     state.change(lambda content: joined(content, worker(0, "10.0.0.1:2"), FACTS, NOW))
     script._fail(state, worker(1), "late", [])
-    assert state.read()["state"] == "running"
+    assert state.read()["state"] == "running", "the later one goes on"
     script._fail(state, worker(1, "10.0.0.1:2"), "no luck", ["line"])
     failed = state.read()
     assert (failed["state"], failed["reason"], failed["failed_node"], failed["failed_rank"]) == (
@@ -83,6 +85,12 @@ def test_starts_are_counted_until_one_lasts():
     assert (content["starts"], content["starts_without_step"]) == (3, 3)
     lasted = joined(content, worker(0, "10.0.0.1:99"), FACTS, moment + datetime.timedelta(seconds=1))
     assert (lasted["starts"], lasted["starts_without_step"]) == (4, 1)
+
+
+def test_after_a_loss_fewer_run():
+    alone = joined(two(), worker(0, "10.0.0.1:2", world_size=1), FACTS, NOW)
+    assert (alone["nodes"], alone["world_size"]) == (["node1"], 1)
+    assert reached_the_end(alone, worker(0, "10.0.0.1:2", world_size=1))["state"] == "done"
 
 
 def test_workers_that_share_the_launchers_store_are_told_apart_by_its_count():
