@@ -219,6 +219,9 @@ def main() -> None:
         (folder / "output").mkdir(parents=True, exist_ok=True)
         os.environ[variable] = str(folder / "output")
     os.chdir(os.environ["MINOS_SHARED_DIR"])
+    if packages := os.environ.get("MINOS_PACKAGES"):  # of this job alone; last, so that they hide nothing
+        sys.path.append(packages)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), packages]))
     print(f"rank {worker.rank}/{worker.world_size} node={worker.node} script={name} pid={os.getpid()}", flush=True)
 
     asked = watched_signals()

@@ -423,11 +423,9 @@ def test_the_classic_loop_is_supervised_killed_and_goes_on_behind_its_snapshot(k
     assert sum(each.count("epoch 12/12") for each in journals) == 1
     assert on("node1", f"ls {JOBS}/classic/output") == "snapshot.pt"
     for node in NODES:
-        path = "env PYTHONPATH=$(sed -n s/^PYTHONPATH=//p /etc/minos/jobs/classic.env)"
-        python = "/opt/minos/envs/dist-train/bin/python"
-        assert on(node, f"{path} {python} -c 'import einops; print(einops.__file__)'").startswith(
-            f"{LOCAL}/classic/packages-"
-        )
+        packages = on(node, "sed -n s/^MINOS_PACKAGES=//p /etc/minos/jobs/classic.env")
+        assert packages.startswith(f"{LOCAL}/classic/packages-")
+        assert "einops" in on(node, f"ls {packages}").split()
     again = playbook("train.yml", *started)
     assert "Job classic is finished" in again.stdout and sum(changed(again).values()) == 0
 

@@ -43,7 +43,7 @@ def test_it_is_the_units_line_with_everything_filled_in(texts):
     assert "--rdzv-endpoint=10.0.0.1:29500 --rdzv-id=demo-1.0 " in line
     assert "-m training.script --config /state/jobs/demo/config.yaml --job-dir /srv/jobs/demo" in line
     assert "$" not in line and "%" not in line
-    assert command.environment["PYTHONPATH"] == "/code:/packages"
+    assert (command.environment["PYTHONPATH"], command.environment["MINOS_PACKAGES"]) == ("/code", "/packages")
     assert (command.environment["OMP_NUM_THREADS"], command.environment["MINOS_NODE"]) == ("4", "node2")
 
 
@@ -77,4 +77,4 @@ def test_what_an_own_script_gets_and_the_recipes_do_not(texts):
         ours = show_command.command_of("demo", **texts | {"settings": rendered("job.env.j2")}).environment
     finally:
         VALUES["job_node_plan"] = PLAN
-    assert (ours["HF_HUB_OFFLINE"], ours["PYTHONPATH"]) == ("1", "/code")
+    assert ours["HF_HUB_OFFLINE"] == "1" and "MINOS_PACKAGES" not in ours

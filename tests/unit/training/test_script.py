@@ -125,7 +125,8 @@ def own(tmp_path, start):
 
 # What a script may count on, written down by the script itself.
 LOOK = """
-    import json, multiprocessing, os, sys, training, helper
+    import json, multiprocessing, os, subprocess, sys, training, helper
+    import extra, yaml
     import __main__
 
     def squared(x):
@@ -135,6 +136,9 @@ LOOK = """
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             nine = pool.map(squared, [3])[0]
         seen = {"argv": sys.argv, "file": __file__, "main": __main__.squared is squared, "nine": nine}
+        child = [sys.executable, "-c", "import extra; print(extra.WHOSE)"]
+        seen |= {"extra": extra.WHOSE, "child": subprocess.check_output(child, text=True)}
+        seen |= {"yaml": hasattr(yaml, "load")}
         seen |= {"training": training.WHOSE, "helper": helper.WHOSE, "cwd": os.getcwd()}
         seen |= {name: os.environ[name] for name in ("MINOS_SHARED_DIR", "MINOS_LOCAL_DIR", "RANK", "WORLD_SIZE")}
         open(f"seen-{os.environ['RANK']}.json", "w").write(json.dumps(seen))
@@ -146,7 +150,17 @@ def test_it_is_the_main_program_with_its_own_modules(own, tmp_path):
     (tmp_path / "own-1").mkdir()
     for module in ("training", "helper"):
         (tmp_path / f"own-1/{module}.py").write_text("WHOSE = 'theirs'\n")
-    run = own(LOOK, "--epochs", "two words", "--local=$MINOS_LOCAL_DIR", "${MINOS_NODE}:$HOME")
+    (tmp_path / "packages").mkdir()
+    for module in ("extra", "yaml"):
+        (tmp_path / f"packages/{module}.py").write_text("WHOSE = 'extra'\n")
+    run = own(
+        LOOK,
+        "--epochs",
+        "two words",
+        "--local=$MINOS_LOCAL_DIR",
+        "${MINOS_NODE}:$HOME",
+        MINOS_PACKAGES=str(tmp_path / "packages"),
+    )
     assert run.wait() == 0, run.output
     folder = tmp_path / "job/output"
     seen = json.loads((folder / "seen-1.json").read_text())
@@ -155,6 +169,9 @@ def test_it_is_the_main_program_with_its_own_modules(own, tmp_path):
         "file": str(tmp_path / "own-1/own.py"),
         "main": True,
         "nine": 9,
+        "extra": "extra",
+        "child": "extra\n",
+        "yaml": True,
         "training": "theirs",
         "helper": "theirs",
         "cwd": str(folder),
