@@ -404,16 +404,16 @@ def test_the_classic_loop_is_supervised_killed_and_goes_on_behind_its_snapshot(k
     playbook("train.yml", *started, "-e", "follow=false")
     wait_for_line("classic", "epoch 2/12")
 
+    agent = on("node1", "tr '\\0' ' ' < /proc/$(systemctl show -P MainPID minos-train@classic)/cmdline").split()
+    on("node2", f"kill -9 {workers('node2', 'training.script')[0]}")
+
     shown = playbook("playbooks/print.yml", "-e", "job=classic")
     assert set(changed(shown).values()) == {0}
-    agent = on("node1", "tr '\\0' ' ' < /proc/$(systemctl show -P MainPID minos-train@classic)/cmdline")
     whole = shown.stdout.replace(" \\\n", "").splitlines()
     typed = [shlex.split(line) for line in whole if line.startswith("/usr/bin/flock")]
-    programs = [words[words.index(agent.split()[0]) :] for words in typed]
-    assert agent.split() in programs, "what is printed is what runs"
     assert len(typed) == 3
+    assert agent in [words[words.index(agent[0]) :] for words in typed], "what is printed is what runs"
 
-    on("node2", f"kill -9 {workers('node2', 'training.script')[0]}")
     done = playbook("train.yml", *started)
     assert "Job classic: done" in done.stdout
     ended = state("classic")
