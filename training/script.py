@@ -27,7 +27,7 @@ from pathlib import Path
 
 import yaml
 
-from training.state import ENDED, OF_THE_LAST_END, JobState
+from training.state import ENDED, OF_THE_LAST_END, JobState, StateError
 
 LAST_LINES = 12  # of a traceback, kept in the state file
 # A script tells no steps: a start that lasted for so many seconds counts as one that came further.
@@ -99,8 +99,11 @@ def reached_the_end(content: dict, worker: Worker) -> dict | None:
 
 def _fail(state: JobState, worker: Worker, reason: str, lines: list[str]) -> None:
     """Record why the job has failed, unless a later attempt is under way, which would pay for an earlier one."""
-    if state.read().get("attempt") == worker.attempt:
-        state.fail(reason, worker.node, worker.rank, worker.run_id, lines)
+    try:
+        if state.read().get("attempt") == worker.attempt:
+            state.fail(reason, worker.node, worker.rank, worker.run_id, lines)
+    except (OSError, StateError) as problem:
+        print(f"the failure cannot be recorded: {problem}", file=sys.stderr, flush=True)
 
 
 def _moment(text: object, otherwise: datetime.datetime) -> datetime.datetime:
