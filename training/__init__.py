@@ -6,6 +6,7 @@ What one starts, each with `python -m training.<name>`:
 
     finetune        fine-tune a causal language model on any number of processes
     hello           a small regression, for a first test of a cluster
+    script          run somebody's own script as a worker of a job, and keep the job's state file for it
     prepare         before a job: fetch the model once, tokenise and pack the data once, for all nodes
     smoke           check one machine: GPU, bf16, matrix products, memory, an all-reduce
     config          check a config file; no torch, also run on the control node
@@ -29,5 +30,5 @@ What they are made of:
     failures/       why a job ended: the first failure of all nodes, its likely cause, what to do; no torch
     lifecycle.py    start, signals, and why a run failed; folders.py: which file is where
     files.py        write a file so that a crash leaves the old one or the new one
-    examples/       a DDP script of one's own with these checkpoints
+    examples/       DDP scripts of one's own: with these checkpoints, and one that knows nothing of Minos
 """

@@ -9,7 +9,8 @@ holds
     started, updated, stepped (when it made its last step), train_seconds, mean_step_seconds,
     planned_nodes (those it was started on; `nodes` are those that train, by rank), furthest_step,
     nnodes_min, given_up (nodes that will not try again),
-    starts (of its workers, since it was started), starts_without_step (in a row, up to now)
+    starts (of its workers, since it was started), starts_without_step (in a row, up to now);
+    of somebody's own script (see script.py) also script, attempt, attempt_began, workers, finished
 
 and is replaced as a whole, so a reader never sees half of it. What is not known yet is absent.
 
@@ -30,7 +31,7 @@ import fcntl
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from training.errors import UserError
@@ -143,6 +144,17 @@ class JobState:
             content = self.read()
             if content.get("state") == "failed":
                 self._write({key: value for key, value in content.items() if key not in FIELDS} | failure)
+
+    def change(self, how: Callable[[dict[str, object]], dict[str, object] | None]) -> dict[str, object]:
+        """Read, change and write as one: `how` maps the content to the new one, or to None to leave it. Returns what
+        the file holds then.
+        """
+        with self._locked():
+            content = self.read()
+            new = how(content)
+            if new is not None:
+                self._write(new)
+            return content if new is None else new
 
     def fail(
         self,

@@ -218,9 +218,9 @@ def test_check_mode_of_a_new_job_places_nothing():
         )
 
 
-def workers(node: str) -> list[str]:
+def workers(node: str, module: str = "training.finetune") -> list[str]:
     """Return the pids of the training processes of a node, without their agent and their own helpers."""
-    listed = [line for line in on(node, "ps -eo pid,args").splitlines() if "-m training.finetune" in line]
+    listed = [line for line in on(node, "ps -eo pid,args").splitlines() if f"-m {module}" in line]
     return [line.split()[0] for line in listed if "torch.distributed.run" not in line]
 
 
@@ -410,6 +410,65 @@ def test_hello_fits_a_curve_on_all_nodes_and_draws_it(killed):
     assert (state("hello")["state"], state("hello")["world_size"]) == ("done", 3)
     assert on("node1", f"head -c 4 {JOBS}/hello/plots/hello.png | tail -c 3") == "PNG"
     assert on("node1", f"ls {JOBS}/hello | grep -c ^packed- || true") == "0", "it has no data to prepare"
+
+
+def wait_for_line(job: str, line: str) -> None:
+    """Wait until one of the nodes has said `line` in this job."""
+    said = f"journalctl --no-pager -o cat -u minos-train@{job} | grep -cF {shlex.quote(line)} || true"
+    wait_until(lambda: any(on(node, said) != "0" for node in NODES), 120)
+
+
+def test_the_classic_loop_is_supervised_killed_and_goes_on_behind_its_snapshot(killed, tmp_path):
+    """A script that knows nothing of Minos, with a package that the locked environment lacks."""
+    (tmp_path / "extra.txt").write_text("einops>=0.8\n")
+    started = ["-e", "script=training/examples/plain_ddp.py", "-e", "script_args=--epochs 12 --pause 1"]
+    started += ["-e", f"nnodes=3 job=classic nnodes_min=3 requirements={tmp_path}/extra.txt"]
+    playbook("train.yml", *started, "-e", "follow=false")
+    wait_for_line("classic", "epoch 2/12")
+
+    agent = on("node1", "tr '\\0' ' ' < /proc/$(systemctl show -P MainPID minos-train@classic)/cmdline").split()
+    on("node2", f"kill -9 {workers('node2', 'training.script')[0]}")
+
+    shown = playbook("playbooks/print.yml", "-e", "job=classic")
+    assert set(changed(shown).values()) == {0}
+    whole = shown.stdout.replace(" \\\n", "").splitlines()
+    typed = [shlex.split(line) for line in whole if line.startswith("/usr/bin/flock")]
+    assert len(typed) == 3
+    assert agent in [words[words.index(agent[0]) :] for words in typed], "what is printed is what runs"
+
+    done = playbook("train.yml", *started)
+    assert "Job classic: done" in done.stdout
+    ended = state("classic")
+    assert (ended["state"], ended["script"], ended["nodes"], ended["starts"]) == ("done", "plain_ddp.py", NODES, 2)
+    journals = [on(node, "journalctl --no-pager -o cat -u minos-train@classic") for node in NODES]
+    assert sum("going on from snapshot.pt behind epoch" in each for each in journals) == 3
+    assert sum(each.count("epoch 12/12") for each in journals) == 1
+    assert on("node1", f"ls {JOBS}/classic/output") == "snapshot.pt"
+    for node in NODES:
+        packages = on(node, "sed -n s/^MINOS_PACKAGES=//p /etc/minos/jobs/classic.env")
+        assert packages.startswith(f"{LOCAL}/classic/packages-")
+        assert "einops" in on(node, f"ls {packages}").split()
+    again = playbook("train.yml", *started)
+    assert "Job classic is finished" in again.stdout and sum(changed(again).values()) == 0
+
+
+def test_a_script_that_fails_says_why_and_may_be_mended(killed, tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text("raise ValueError('no such luck')\n")
+    failed = playbook("train.yml", "-e", f"nnodes=2 script={script}", check=False)
+    assert failed.returncode != 0
+    assert "mine.py: ValueError: no such luck" in failed.stdout + failed.stderr
+    assert state("mine")["starts"] == 1, "it is not tried again"
+    script.write_text("import os\nprint('rank', os.environ['RANK'])\n")
+    playbook("train.yml", "-e", f"nnodes=2 script={script}")
+    assert state("mine")["state"] == "done"
+    script.write_text("pass\n")
+    refused = playbook("train.yml", "-e", f"nnodes=2 script={script}", check=False)
+    assert "Job mine is done with another script" in refused.stdout + refused.stderr
+    planned = playbook("playbooks/print.yml", "-e", f"nnodes=2 script={script} job=other")
+    assert planned.stdout.count("-m training.script --config /var/lib/minos/jobs/other/config.yaml") == 2
+    assert set(changed(planned).values()) == {0}
+    assert on("node1", "ls /etc/minos/jobs | grep -c other || true") == "0"
 
 
 @pytest.fixture

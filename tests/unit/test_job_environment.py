@@ -17,8 +17,6 @@ def environment(*cards, **options):
     values = {
         "job_node_found": {**FOUND, "cards": list(cards)},
         "job_node_plan": PLAN,
-        "job_processes": 2,
-        "job_threads": 4,
         "inventory_hostname": "node1",
         "cluster_proxy_env": {},
     }

@@ -40,6 +40,7 @@ def plan(task_vars, **given):
     """What `ansible-playbook train.yml -e ...` plans with these variables."""
     defaults = {"nnodes": "3", "group": "gpu_nodes", "config": "training/configs/demo.yaml", "job": ""}
     defaults |= {"nnodes_min": 1, "node_grace": 60}
+    defaults |= dict.fromkeys(("script", "script_dir", "script_args", "requirements"), "")
     return plan_job.plan({name: given.get(name, value) for name, value in defaults.items()}, given, task_vars)
 
 
@@ -66,6 +67,10 @@ BAD = {
     "no data in it": ({"data_train": "docs", "data_heldout": ""}, "data_train: there is no .jsonl,"),
     "a model here": ({"model": "./my-model"}, "copy it to /srv/minos/models/my-model on the head and write model=/srv"),
     "a directory here": ({"tokenizer": "docs"}, "tokenizer: docs is a path of this machine"),
+    "arguments without a script": (
+        {"script_args": "--x"},
+        "-e script_args: that is for a script of your own; write -e",
+    ),
     "job name": ({"job": "../evil"}, "job=../evil: write a name of small letters"),
 }
 

@@ -82,6 +82,14 @@ def summary(job: str, state: dict[str, Any], shared: str) -> str:
     return "\n".join(lines)
 
 
+def script_line(state: dict[str, Any]) -> str:
+    """Return one line on a script of the user's own, which tells no steps."""
+    began = datetime.datetime.fromisoformat(state["attempt_began"])
+    since = datetime.timedelta(seconds=round((datetime.datetime.now(datetime.UTC) - began).total_seconds()))
+    restarts = f", started {state['starts']} times" if state.get("starts", 1) > 1 else ""
+    return f"{state['script']} runs on {', '.join(state['nodes'])} for {since}{restarts}"
+
+
 class ActionModule(ActionBase):
     """Arguments: job, shared (its folder on the head), interval and first_step_timeout in seconds, to_the_end."""
 
@@ -114,11 +122,11 @@ class ActionModule(ActionBase):
                 return self._explained(state, shared)
             running = state.get("state") == "running"
             first = state.get("step", 0) if running and first is None else first
-            has_stepped = running and first is not None and state.get("step", 0) > first
+            has_stepped = running and first is not None and ("script" in state or state.get("step", 0) > first)
             if has_stepped:
                 patience = float("inf")
             if has_stepped and not self._task.args["to_the_end"]:
-                display.display(progress_line(state))
+                display.display(script_line(state) if "script" in state else progress_line(state))
                 return state
             if (waited := time.monotonic() - began) > patience:
                 raise AnsibleActionFail(
@@ -126,7 +134,8 @@ class ActionModule(ActionBase):
                     f"nodes says what it waits for. It is still there; playbooks/stop.yml -e job={job} stops it"
                 )
             waiting = f"waiting for a first step ({waited:.0f} s); Ctrl-C ends the watching, not the job"
-            self._show(progress_line(state) if state.get("step") else waiting)
+            line = progress_line(state) if state.get("step") else waiting
+            self._show(script_line(state) if running and "script" in state else line)
 
     def _explained(self, state: dict[str, Any], shared: str) -> dict[str, Any]:
         """Return the end with its reason: who lost a peer says so at once, and the peer's node a few seconds later."""

@@ -11,25 +11,29 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "roles/job_plan")]
 
-from training import config  # noqa: E402  (found through the line above)
+import own_scripts  # noqa: E402  (found through the line above)
+
+from training import config  # noqa: E402
 from training.files import sha256_of  # noqa: E402
 from training.settings import DATA_FILES, HUB, Config  # noqa: E402
 
 # What `-e` takes besides the settings of the config and the variables of the inventory.
 OPTIONS = {"nnodes", "nnodes_min", "node_grace", "group", "config", "job", "follow", "lan_interface"}
 OPTIONS |= {"nproc_per_node", "omp_num_threads"}
+OPTIONS |= {"script", "script_dir", "script_args", "requirements"}
 SWITCHES = {"nccl_debug"}
 JOB_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 DEMO_DATA = ROOT / "build" / "demo-data"
@@ -142,17 +146,33 @@ def data_copies(key: str, source: Path, folder: Path) -> tuple[Path, list[dict[s
     return place, [{"src": str(path), "dest": str(place / name)} for path, name in zip(files, names, strict=True)]
 
 
-def code_archive() -> bytes:
-    """Pack the training package: the same bytes for the same code, whenever and by whomever it is packed."""
+def archive(kind: str, files: Iterable[tuple[str, bytes | str, int]]) -> tuple[Path, str]:
+    """Pack files (name, content, mode; a str is the target of a link) for the nodes. Return the archive and its hash:
+    the same bytes for the same files, whenever and by whomever they are packed.
+    """
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path in sorted((ROOT / "training").rglob("*.py")):
-            entry = tarfile.TarInfo(str(path.relative_to(ROOT)))
-            content = path.read_bytes()
-            entry.size, entry.mode = len(content), 0o644
-            archive.addfile(entry, io.BytesIO(content))
-        archive.addfile(tarfile.TarInfo("complete"))  # the last one: without it the archive was not unpacked whole
-    return buffer.getvalue()
+    with tarfile.open(fileobj=buffer, mode="w") as packed:
+        for name, content, mode in files:
+            entry = tarfile.TarInfo(name)
+            entry.mode = mode
+            if isinstance(content, str):
+                entry.type, entry.linkname = tarfile.SYMTYPE, content
+                packed.addfile(entry)
+            else:
+                entry.size = len(content)
+                packed.addfile(entry, io.BytesIO(content))
+        packed.addfile(tarfile.TarInfo("complete"))  # the last one: without it the archive was not unpacked whole
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:12]
+    file = ROOT / "build" / f"{kind}-{digest}.tar"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(buffer.getvalue())
+    return file, digest
+
+
+def training_package() -> list[tuple[str, bytes | str, int]]:
+    """The files of training/, which every job gets."""
+    files = sorted((ROOT / "training").rglob("*.py"))
+    return [(str(path.relative_to(ROOT)), path.read_bytes(), 0o644) for path in files]
 
 
 def overrides(given: Mapping[str, Any]) -> list[str]:
@@ -177,19 +197,14 @@ def overrides(given: Mapping[str, Any]) -> list[str]:
     return [f"{name}={value}" for name, value in given.items() if name in settings]
 
 
-def plan(arguments: Mapping[str, Any], given: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plan: nodes, config, code and data of the job. ValueError: one line that says what to write.
-
-    `given` are the variables of `-e` on the command line.
-    """
-    nodes = chosen_nodes(arguments["nnodes"], arguments["group"], task_vars["groups"])
-    processes(nodes, task_vars["hostvars"])
+def trained(arguments: Mapping[str, Any], given: Mapping[str, Any], cluster: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the plan that a config decides."""
+    for name in ("script_dir", "script_args", "requirements"):
+        if name in given:
+            raise ValueError(f"-e {name}: that is for a script of your own; write -e script=FILE too")
     file = Path(str(arguments["config"]))
     settings = config.load(file if file.exists() else ROOT / file, overrides(given))
-    job = str(arguments["job"] or file.stem)
-    if not JOB_NAME.fullmatch(job):
-        raise ValueError(f"job={job}: write a name of small letters, digits, '-', '_' and '.', such as demo-2")
-    cluster = task_vars["hostvars"][nodes[0]]
+    job = job_name(arguments["job"] or file.stem)
     check_models(settings, cluster["cluster_shared_path"])
     folder = Path(f"{cluster['cluster_state_path']}/jobs/{job}")
     copies, places = [], {}
@@ -198,35 +213,110 @@ def plan(arguments: Mapping[str, Any], given: Mapping[str, Any], task_vars: Mapp
         places[key] = str(place)
         copies += files
     final = dataclasses.replace(settings, **places)
-    code = code_archive()
-    code_hash = hashlib.sha256(code).hexdigest()[:12]
-    archive = ROOT / "build" / f"code-{code_hash}.tar"
-    archive.parent.mkdir(exist_ok=True)
-    archive.write_bytes(code)
+    about = {"job": job, "recipe": final.recipe, "config": final.to_yaml(), "config_sha256": final.sha256()}
+    return {**about, "steps": final.steps, "data": copies, "archives": [], "packages": {}}
+
+
+def own(
+    arguments: Mapping[str, Any], given: Mapping[str, Any], cluster: Mapping[str, Any], typed: Sequence[str]
+) -> dict[str, Any]:
+    """The part of the plan that a script of the user's own decides; `typed` is each -e as it was typed."""
+    words, rest = own_scripts.words(arguments["script_args"], typed)
+    settings = overrides({name: value for name, value in given.items() if name not in rest})
+    if settings or "config" in given:
+        name = "config" if "config" in given else settings[0].partition("=")[0]
+        raise ValueError(
+            f"-e {name}: that is for Minos's own training; a script takes its settings by script_args: "
+            f"-e \"script_args='--{name} ...'\""
+        )
+    script = own_path("script", arguments["script"])
+    given_folder = str(arguments["script_dir"])
+    folder = own_path("script_dir", given_folder) if given_folder else None
+    files = own_scripts.files_of(script, folder, ROOT)
+    file, digest = archive("own", files)
+    place = f"own-{digest}"
+    about = {"recipe": "script", "script": f"{place}/{script.relative_to(folder or script.parent)}", "arguments": words}
+    job = job_name(arguments["job"] or re.sub(r"[^a-z0-9_.-]+", "-", script.stem.lower()))
+    here = f"{cluster['cluster_state_path']}/jobs/{job}"
+    packages = {}
+    if arguments["requirements"]:
+        lock = (ROOT / f"training/requirements-{cluster['python_env_variant']}.txt").read_text()
+        wanted = own_scripts.extra_packages(own_path("requirements", arguments["requirements"]), lock)
+        name = f"packages-{hashlib.sha256((wanted + lock).encode()).hexdigest()[:12]}"
+        packages = {
+            "wanted": wanted,
+            "path": f"{here}/{name}",
+            "shared": f"{cluster['cluster_shared_path']}/jobs/{job}/{name}",
+        }
+        about["packages"] = name
+    text = yaml.safe_dump(about, sort_keys=False)
     return {
         "job": job,
-        "recipe": final.recipe,
+        "recipe": "script",
+        "config": text,
+        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "steps": 0,
+        "data": [],
+        "archives": [{"archive": str(file), "path": f"{here}/{place}"}],
+        "packages": packages,
+    }
+
+
+def own_path(option: str, given: Any) -> Path:
+    """A file, or for script_dir a folder, of this machine."""
+    path = Path(str(given)).expanduser()
+    path = (path if path.exists() else ROOT / path).resolve()
+    wanted, there = ("folder", path.is_dir()) if option == "script_dir" else ("file", path.is_file())
+    if not there:
+        raise ValueError(f"{option}={given}: there is no {wanted} {path} on this machine")
+    return path
+
+
+def job_name(name: Any) -> str:
+    """The name, if it can be one of a folder and of a unit; ValueError with the fix."""
+    if not JOB_NAME.fullmatch(str(name)):
+        raise ValueError(f"job={name}: write a name of small letters, digits, '-', '_' and '.', such as demo-2")
+    return str(name)
+
+
+def plan(
+    arguments: Mapping[str, Any], given: Mapping[str, Any], task_vars: Mapping[str, Any], typed: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the plan: nodes, config, code and data of the job. ValueError: one line that says what to write.
+
+    `given` are the variables of `-e` on the command line, `typed` each -e as it was typed.
+    """
+    nodes = chosen_nodes(arguments["nnodes"], arguments["group"], task_vars["groups"])
+    processes(nodes, task_vars["hostvars"])
+    cluster = task_vars["hostvars"][nodes[0]]
+    work = own(arguments, given, cluster, typed) if arguments["script"] else trained(arguments, given, cluster)
+    job = work["job"]
+    folder = f"{cluster['cluster_state_path']}/jobs/{job}"
+    file, digest = archive("code", training_package())
+    code = {"archive": str(file), "path": f"{folder}/code-{digest}"}
+    return {
+        **work,
         "nodes": nodes,
         "nnodes_min": fewest(arguments["nnodes_min"], nodes),
         "node_grace": grace(arguments["node_grace"]),
         "run_id": f"{job}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}",
-        "config": final.to_yaml(),
-        "config_sha256": final.sha256(),
-        "steps": final.steps,
-        "folder": str(folder),
+        "folder": folder,
         "shared": f"{cluster['cluster_shared_path']}/jobs/{job}",
-        "code": {"archive": str(archive), "path": str(folder / f"code-{code_hash}")},
-        "data": copies,
+        "code": code,
+        "archives": [code, *work["archives"]],
     }
 
 
 class ActionModule(ActionBase):
-    """Arguments: nnodes, nnodes_min, node_grace, group, config, job, as given on the command line."""
+    """Arguments: nnodes, nnodes_min, node_grace, group, config, job, script, script_dir, script_args, requirements, as
+    given on the command line.
+    """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
+        given, typed = load_extra_vars(self._loader), context.CLIARGS.get("extra_vars", ())
         try:
-            result.update(changed=False, plan=plan(self._task.args, load_extra_vars(self._loader), task_vars or {}))
+            result.update(changed=False, plan=plan(self._task.args, given, task_vars or {}, typed))
         except (ValueError, OSError) as error:
             raise AnsibleActionFail(str(error)) from None
         return result

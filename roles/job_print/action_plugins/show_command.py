@@ -1,0 +1,81 @@
+"""Show what a job's unit runs on each node, as lines to type by hand; nothing is changed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any, NamedTuple
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+WIDTH = 110
+
+
+class Command(NamedTuple):
+    directory: str
+    environment: dict[str, str]
+    words: list[str]
+
+
+def command_of(job: str, unit: str, settings: str, rendezvous: str) -> Command:
+    """What systemd makes of the unit's ExecStart= for this job. ValueError where the text is no such unit.
+
+    `settings` and `rendezvous` are its environment files, the second one empty where the job has not run yet.
+    """
+    text = unit.replace("\\\n", " ")
+    lines = dict(re.findall(r"^(ExecStart|WorkingDirectory|User)=(.*)$", text, re.MULTILINE))
+    environment = dict(re.findall(r"^([A-Za-z_]\w*)=(.*)$", f"{settings}\n{rendezvous}", re.MULTILINE))
+    if "ExecStart" not in lines or "MINOS_RUN_ID" not in environment:
+        raise ValueError(f"there is no job {job}")
+    environment.setdefault("MINOS_RENDEZVOUS", f"{environment['MINOS_RUN_ID']}.0")  # the first of a new start
+
+    def specified(word: str) -> str:
+        return word.replace("%i", job).replace("%t", "/run")
+
+    def filled(word: str) -> str:
+        return re.sub(r"\$\{(\w+)\}", lambda name: environment.get(name[1], ""), specified(word))
+
+    words = [filled(word) for word in shlex.split(lines["ExecStart"])]
+    return Command(directory=specified(lines.get("WorkingDirectory", "/")), environment=environment, words=words)
+
+
+def lines_of(command: Command) -> list[str]:
+    """The command as one types it in a shell, in lines that end where an option begins."""
+    lines = [f"cd {shlex.quote(command.directory)}"]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in command.environment.items()]
+    typed = [""]
+    for word in map(shlex.quote, command.words):
+        if word.startswith("-") and len(typed[-1]) + len(word) > WIDTH:
+            typed.append("   ")
+        typed[-1] += f" {word}" if typed[-1] else word
+    return [*lines, *(f"{line} \\" for line in typed[:-1]), typed[-1]]
+
+
+class ActionModule(ActionBase):
+    """Arguments: job, user, planned (the job may not be there yet), nodes: name -> unit, settings, rendezvous."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        job, user, planned = self._task.args["job"], self._task.args["user"], self._task.args["planned"]
+        commands = {}
+        for node, texts in self._task.args["nodes"].items():
+            try:
+                commands[node] = command_of(job, **texts)
+            except ValueError as problem:
+                Display().display(f"# {node}: {problem}\n")
+        if not commands:
+            raise AnsibleActionFail(
+                f"there is no job '{job}' on these nodes; write -e job=NAME for one that is there, "
+                "or what train.yml takes, -e nnodes=3 and so on"
+            )
+        for node, command in commands.items():
+            Display().display("\n".join([heading(node, user, planned), *lines_of(command), ""]))
+        return result | {"changed": False, "commands": {node: each._asdict() for node, each in commands.items()}}
+
+
+def heading(node: str, user: str, planned: bool) -> str:
+    """A comment for the shell: where, as whom, and what has to be there before."""
+    before = "; train.yml puts code, config and data there" if planned else ""
+    return f"# {node}, as {user} (sudo -u {user} -s){before}"
