@@ -71,12 +71,16 @@ def job_of(name: str, found: Mapping[str, Any], now: float, answers: Mapping[str
     said = (found.get("figures") or {}).get("nodes") or {}
     training = list(state.get("nodes") or [])
     planned = list(state.get("planned_nodes") or training)
+    given_up = state.get("given_up") or []
     here = [node for node, answer in answers.items() if is_on(answer, name)]
     job["planned_nodes"] = planned
     job["nodes"] = {
         node: node_of(name, job["state"], node in training, answers.get(node), said.get(node) or {}, now)
         for node in dict.fromkeys([*planned, *training, *here])
     }
+    for node in given_up:
+        if job["state"] in GOING and job["nodes"].get(node, {}).get("does") in ("is missing", "failed"):
+            job["nodes"][node]["does"] = "gave up"
     return job
 
 

@@ -24,6 +24,7 @@ COLOURS = {
     "failed": "red",
     "unreadable": "red",
     "is missing": "red",
+    "gave up": "red",
     "does not answer": "red",
 }
 

@@ -24,8 +24,10 @@ def fewest(settings: Mapping[str, Any], nodes: list[str]) -> int:
     return int(said) if said.isdecimal() else len(nodes)
 
 
-def plan(job: Mapping[str, Any], looks: Mapping[str, Mapping[str, Any]], head: str, active: list[str]) -> list[str]:
-    """Return the nodes to start. ValueError: one line that says why not, and what to do."""
+def plan(
+    job: Mapping[str, Any], looks: Mapping[str, Mapping[str, Any]], head: str, active: list[str]
+) -> tuple[list[str], int]:
+    """Return the nodes to start, and how many suffice. ValueError: one line that says why not, and what to do."""
     name, state = job["job"], job["state"]
     where = f"job {name} is {state} at step {job.get('step', 0)} of {job.get('steps', '?')}"
     if state == "done":
@@ -56,7 +58,7 @@ def plan(job: Mapping[str, Any], looks: Mapping[str, Mapping[str, Any]], head: s
     if len(there) < max(1, least):
         off = "; ".join(f"{node}: {looks[node]['problem']}" for node in planned if node not in there)
         raise ValueError(f"{where}, and needs {least} of {', '.join(planned)}. {off or 'It was on no node'}")
-    return there
+    return there, max(1, least)
 
 
 def told(look: Mapping[str, Any], part: str) -> Mapping[str, Any]:
@@ -64,16 +66,18 @@ def told(look: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 
 
 class ActionModule(ActionBase):
-    """Arguments: found (of find_job), looks (of ask_node with look.py, by name), head. Returns nodes, away, run_id."""
+    """Arguments: found (of find_job), looks (of ask_node with look.py, by name), head. Returns nodes, away,
+    nnodes_min and run_id.
+    """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         found, looks = self._task.args["found"], self._task.args["looks"]
         job = found["job"]
         try:
-            nodes = plan(job, looks, self._task.args["head"], found["active"])
+            nodes, least = plan(job, looks, self._task.args["head"], found["active"])
         except ValueError as error:
             raise AnsibleActionFail(str(error)) from None
         run_id = f"{job['job']}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
         away = [node for node in job["planned_nodes"] if node not in nodes]
-        return result | {"changed": False, "nodes": nodes, "away": away, "run_id": run_id}
+        return result | {"changed": False, "nodes": nodes, "away": away, "run_id": run_id, "nnodes_min": least}

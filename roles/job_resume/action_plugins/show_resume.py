@@ -21,17 +21,16 @@ def resumed(
     name = job["job"]
     if begun["problem"]:
         return [f"job {name} could not be started: {begun['problem']}"], False
-    if not begun["answer"]["begun"]:
-        return [f"job {name} has been started by somebody else meanwhile: playbooks/watch.yml shows it"], False
+    if begun["answer"]["refused"]:
+        return [begun["answer"]["refused"]], False
     failed = {node: look["problem"] for node, look in units.items() if look.get("problem")}
     if failed:
         said = "; ".join(f"{node}: {problem}" for node, problem in failed.items())
         return [f"job {name} was started, but not everywhere ({said}): stop it, mend that, resume it"], False
     checkpoint = job.get("checkpoint")
-    where = f"its checkpoint of step {checkpoint['step']}" if checkpoint else "its newest checkpoint, if a node has one"
-    text = [
-        f"Job {name} goes on from {where} on {', '.join(plan['nodes'])}: playbooks/watch.yml -e job={name} shows it."
-    ]
+    where = f"the checkpoint of step {checkpoint['step']}" if checkpoint else "its newest checkpoint, if there is one"
+    on = ", ".join(plan["nodes"])
+    text = [f"Job {name} goes on from {where} on {on}: playbooks/watch.yml -e job={name} shows it."]
     if plan["away"]:
         text.append(
             f"Without {', '.join(plan['away'])}, which {'does' if len(plan['away']) == 1 else 'do'} not answer: "

@@ -1,6 +1,7 @@
 """Start the unit of a job on this machine under a new run id, now and at boot; prints one JSON object.
 
-Its argument is a JSON object: job, run_id, settings (the directory of this node's settings of jobs). The answer: changed. Only Python's own library.
+Its argument is a JSON object: job, run_id, settings (the directory of this node's settings of jobs). The answer:
+changed. Only Python's own library.
 """
 
 import json
