@@ -36,8 +36,8 @@ def cleaned(places: Mapping[str, Mapping[str, Any]], left: list[str], goes: str)
 
 
 class ActionModule(ActionBase):
-    """Arguments: shared (of ask_node with clean.py, on the share), nodes (the same of each node's disk, by name), left (of
-    plan_clean), look_only, output.
+    """Arguments: shared (of ask_node with clean.py, on the share), nodes (the same of each node's disk, by name),
+    left (of plan_clean), look_only, output.
     """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Remove old checkpoints of jobs in one directory, or whole jobs; prints one JSON object. Imports training's storage.
 
 Its argument is a JSON object: jobs_path (<shared>/jobs, or <state>/jobs on a node's own disk), jobs (names), keep (how
-many valid checkpoints stay in each directory), everything (the whole folder goes), look_only (change nothing). The answer:
-removed (job -> what goes, paths within its folder; a whole job is "."), kept (job -> what stays), bytes, notes, changed.
+many valid checkpoints stay in each directory), everything (the whole folder goes), look_only (change nothing). The
+answer: removed (job -> what goes, paths within its folder; a whole job is "."), kept (job -> what stays), bytes, notes,
+changed.
 
 What is damaged goes too, but never the last valid one; where none is valid nothing goes.
 """
@@ -21,11 +22,10 @@ def size(path):
 
 
 def directories(folder):
-    """Where a job keeps checkpoints: on the share in one directory, on a node's own disk in one for each of its lives."""
+    """Where a job keeps checkpoints: one directory on the share, and one for each of its lives on a node's disk."""
     checkpoints = folder / "checkpoints"
-    return [
-        path for path in (checkpoints, *sorted(checkpoints.glob("*"))) if path.is_dir() and any(path.glob("step-*"))
-    ]
+    found = (checkpoints, *sorted(checkpoints.glob("*")))
+    return [path for path in found if path.is_dir() and any(path.glob("step-*"))]
 
 
 def old(steps, keep):

@@ -64,7 +64,8 @@ class ActionModule(ActionBase):
         problem = str(arguments.get("problem") or "")
         answer, problem = ({}, problem) if problem else self._ask(shlex.join(words), archive)
         changed = bool(answer.get("changed"))
-        return result | {"after": time.time(), "changed": changed, "answer": answer, "problem": problem}
+        result |= {"after": time.time(), "changed": changed, "answer": answer, "problem": problem}
+        return result | ({"msg": problem} if problem else {})
 
     def _ask(self, command: str, archive: bytes) -> tuple[dict[str, Any], str]:
         """Return the answer and an empty line, or nothing and why."""
