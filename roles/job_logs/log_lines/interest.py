@@ -31,7 +31,8 @@ ECHO = re.compile(
     r"|status=\d+/(FAILURE|TERM)|Root Cause|=+$|-+$|^Failures?:|failed \(exitcode|<NO_OTHER_FAILURES>",
     re.IGNORECASE,
 )
-INSIDE = re.compile(r"^\s+\S|^Traceback|^\[rank\d+\]:\s")  # of a traceback, which ends with the line that names it
+INSIDE = re.compile(r"\s+\S|Traceback")  # of a traceback, which ends with the line that names it
+OF_RANK = re.compile(r"^\[rank\d+\]:\s")
 AROUND = 20  # lines of the node that failed first
 
 
@@ -46,7 +47,7 @@ def interesting(lines: Sequence[Line]) -> list[Line]:
 
 def first_failure(lines: Sequence[Line]) -> Line | None:
     """Return the earliest line that names a failure of its own, or else the earliest that speaks of any."""
-    failures = [line for line in lines if is_failure(line) and not INSIDE.search(line.text.removeprefix("  "))]
+    failures = [line for line in lines if is_failure(line) and not INSIDE.match(OF_RANK.sub("", line.text))]
     own = (line for line in failures if not ECHO.search(line.text))
     return next(own, failures[0] if failures else None)
 

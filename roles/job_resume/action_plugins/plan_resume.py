@@ -52,7 +52,7 @@ def plan(
         for other, unit in told(looks[node], "units").items():
             if unit["active"] in ACTIVE:
                 raise ValueError(
-                    f"{where}, and {node} is busy with job {other}: playbooks/stop.yml -e job={other} ends that"
+                    f"{where}, and {node} trains job {other}: playbooks/stop.yml -e job={other} ends that"
                 )
     least = fewest(told(looks[there[0]], "settings")[name], planned) if there else len(planned)
     if len(there) < max(1, least):
