@@ -51,9 +51,7 @@ def plan(
             raise ValueError(f"{where}, and {node} lacks its settings, code or config: {TRAIN}, which puts them there")
         for other, unit in told(looks[node], "units").items():
             if unit["active"] in ACTIVE:
-                raise ValueError(
-                    f"{where}, and {node} trains job {other}: playbooks/stop.yml -e job={other} ends that"
-                )
+                raise ValueError(f"{where}, and {node} trains job {other}: playbooks/stop.yml -e job={other} ends that")
     least = fewest(told(looks[there[0]], "settings")[name], planned) if there else len(planned)
     if len(there) < max(1, least):
         off = "; ".join(f"{node}: {looks[node]['problem']}" for node in planned if node not in there)
