@@ -1,7 +1,7 @@
 """The verbs of playbooks/ on three nodes, one of which is off.
 
-For real, only that the nodes are on this machine and, as there is no systemd here, without units: starting, stopping and
-the journals are tried in tests/lab.
+For real, only that the nodes are on this machine and, as there is no systemd here, without units: starting, stopping
+and the journals are tried in tests/lab.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def cluster(tmp_path):
     def verb(role: str, *arguments: str) -> SimpleNamespace:
         inventory, playbook, output = (tmp_path / name for name in ("hosts.yml", "play.yml", "out.json"))
         inventory.write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": everywhere}}))
-        playbook.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "roles": ["job_look", role]}]))
+        playbook.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "roles": [role]}]))
         command = [
             sys.executable,
             "-m",
