@@ -468,14 +468,9 @@ def test_the_verbs_answer(killed, tmp_path):
 def test_the_verbs_answer_with_a_node_off(killed, tmp_path):
     lab("cable", "node2", "down")
     try:
-        for name, given in (
-            ("status", ""),
-            ("jobs", ""),
-            ("logs", "job=three"),
-            ("clean", "keep=1"),
-            ("export", "job=verbs"),
-        ):
-            done, document = verb(name, *given.split(), f"to={tmp_path}")
+        given = {"status": "", "jobs": "", "logs": "job=three", "clean": "keep=1", "export": "job=verbs"}
+        for name, words in given.items():
+            done, document = verb(name, *words.split(), f"to={tmp_path}")
             assert "node2: it does not answer" in done.stdout or name == "export"
             assert document and all(counts["unreachable"] == 0 for counts in recap(done).values())
     finally:
@@ -485,8 +480,8 @@ def test_the_verbs_answer_with_a_node_off(killed, tmp_path):
     assert len(on("node1", f"ls {JOBS}/three/checkpoints | grep step-").split()) == 1
     verb("clean", "job=verbs", "everything=true", "sure=true")
     for node in NODES:
-        left = f"ls -d {JOBS}/verbs {LOCAL}/verbs /etc/minos/jobs/verbs.env /etc/systemd/system/*.wants/*@verbs* 2>/dev/null"
-        assert on(node, f"{left}; true") == ""
+        ours = f"{JOBS}/verbs {LOCAL}/verbs /etc/minos/jobs/verbs.env /etc/systemd/system/*.wants/*@verbs*"
+        assert on(node, f"ls -d {ours} 2>/dev/null; true") == ""
 
 
 def test_the_nodes_are_what_the_roles_promised(killed):

@@ -129,11 +129,12 @@ def within(seconds, ask):
     child = os.fork()
     if child == 0:
         os.close(inlet)
+        try:
+            said = {"said": ask()}
+        except Exception as error:  # whatever it is: the rest of the answer is worth having
+            said = {"error": str(error) or type(error).__name__}
         with os.fdopen(outlet, "w") as stream:
-            try:
-                json.dump({"said": ask()}, stream)
-            except OSError as error:
-                json.dump({"error": str(error)}, stream)
+            json.dump(said, stream)
         os._exit(0)
     os.close(outlet)
     deadline, text = time.monotonic() + seconds, b""
