@@ -48,8 +48,9 @@ def bundle(program: Path, with_training: bool) -> bytes:
 
 
 class ActionModule(ActionBase):
-    """Arguments: program (a file here), asked (its one argument), python (there), with_training (that it imports), and
-    problem: why the node has not answered before; it is not asked again then.
+    """Arguments: program (a file here), asked (its one argument), python (there), with_training (that it imports), say (a
+    line to show before, where the answer takes long), and problem: why the node has not answered before; it is not
+    asked again then.
 
     Returns `answer` (empty where there was none), `problem` (why, in one line), and when it was asked and answered
     (`before`, `after`). `changed` is the answer's.
@@ -62,6 +63,8 @@ class ActionModule(ActionBase):
         words = [arguments.get("python", "/usr/bin/python3"), "-c", RUN, json.dumps(arguments.get("asked", {}))]
         result["before"] = time.time()
         problem = str(arguments.get("problem") or "")
+        if arguments.get("say") and not problem:
+            self._display.display(str(arguments["say"]))
         answer, problem = ({}, problem) if problem else self._ask(shlex.join(words), archive)
         changed = bool(answer.get("changed"))
         result |= {"after": time.time(), "changed": changed, "answer": answer, "problem": problem}
