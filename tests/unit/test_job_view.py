@@ -225,3 +225,26 @@ def test_a_table_is_plain_text_unless_colour_is_wanted():
 )
 def test_figures_as_people_read_them(shown, text):
     assert shown == text
+
+
+options = action_plugin("job_look", "check_options")
+TAKES = {"job": "name", "lines": "number", "all": "switch", "output": "file", "to": "directory"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"job": "demo", "lines": 5, "all": "true", "to": "results", "cluster_user": "me", "ansible_user": "x"}, ""),
+        ({"jbo": "demo"}, "-e jbo: nothing has this name; did you mean job? It takes job, lines, all, output, to"),
+        ({"quantity": 3}, "-e quantity: nothing has this name; It takes job, lines, all, output, to"),
+        ({"lines": "abc"}, "-e lines=abc: write a whole number, 1 or more"),
+        ({"lines": 0}, "-e lines=0: write a whole number, 1 or more"),
+        ({"all": "perhaps"}, "-e all=perhaps: write true or false"),
+        ({"job": "../x"}, "-e job=../x: no job has such a name; playbooks/jobs.yml lists them"),
+        ({"output": "/nowhere/x"}, "-e output=/nowhere/x: write the path of a file in a directory that is there"),
+        ({"output": "/"}, "-e output=/: write the path of a file in a directory that is there"),
+        ({"to": ""}, "-e to=: write the path of a directory on this machine"),
+    ],
+)
+def test_what_a_verb_is_given_is_checked_before_any_node_is_asked(given, said):
+    assert options.wrong(given, TAKES, {"cluster_user"}) == said

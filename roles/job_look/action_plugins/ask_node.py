@@ -48,8 +48,8 @@ def bundle(program: Path, with_training: bool) -> bytes:
 
 
 class ActionModule(ActionBase):
-    """Arguments: program (a file here), asked (its one argument), python (there), with_training (that it imports), say (a
-    line to show before, where the answer takes long), and problem: why the node has not answered before; it is not
+    """Arguments: program (a file here), asked (its one argument), python (there), with_training (that it imports), say
+    (a line to show before, where the answer takes long), and problem: why the node has not answered before; it is not
     asked again then.
 
     Returns `answer` (empty where there was none), `problem` (why, in one line), and when it was asked and answered
