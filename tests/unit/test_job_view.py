@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "roles/job_look"))
 
 from job_view import figures
 from job_view.events import events
-from job_view.picture import find, picture
+from job_view.picture import find, only_active, picture
 from job_view.table import table
 
 NOW = 1_800_000_000.0
@@ -123,6 +123,13 @@ def test_the_job_that_is_meant():
         find(seen, "", ("done",))
     with pytest.raises(ValueError, match="no job is failed"):
         find(seen, "", ("failed",))
+
+
+def test_the_job_that_the_units_are_at_work_for_when_nobody_can_read_the_share():
+    assert only_active(looks(node1=OFF)) == "demo"
+    assert only_active(looks(node3=answer(unit="failed"), node1=OFF)) == ""
+    other = {"units": {"other": {"active": "active"}}}
+    assert only_active(looks(node2={"answer": other, "problem": ""})) == ""
 
 
 def test_the_status_shows_jobs_nodes_and_what_needs_a_hand():

@@ -12,12 +12,12 @@ from ansible.plugins.action import ActionBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from job_view.figures import moment
-from job_view.picture import active_nodes, find, picture
+from job_view.picture import active_nodes, find, only_active, picture
 
 
 class ActionModule(ActionBase):
     """Arguments: looks (of ask_node with look.py, by name), job (a name or nothing), states (of which the only one is
-    meant where none is named; without them the newest is), unseen_ok (a named job may be one that nobody can see now).
+    meant where none is named; without them the newest is), unseen_ok (it may be one whose files nobody can read now).
 
     Returns `job` (as in picture.py), `active` (the nodes whose unit is at work), `started` (Unix time, 0: not known)
     and `off` (node -> problem, of those that do not answer).
@@ -30,6 +30,8 @@ class ActionModule(ActionBase):
         seen = picture(looks)
         if not name and not states and seen["jobs"]:
             name = max(seen["jobs"], key=lambda job: job.get("started", ""))["job"]
+        if not name and seen["problem"] and arguments.get("unseen_ok"):
+            name = only_active(looks)
         try:
             job = find(seen, name, tuple(states or ()))
         except ValueError as error:

@@ -156,3 +156,10 @@ def unreachable(seen: Mapping[str, Any]) -> list[str]:
 def active_nodes(looks: Mapping[str, Mapping[str, Any]], job: str) -> list[str]:
     """Return the nodes whose unit of this job is at work."""
     return [name for name, look in looks.items() if is_on(look.get("answer") or {}, job)]
+
+
+def only_active(looks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the job that units are at work for, where they agree on one; it needs no shared directory."""
+    jobs = {job for look in looks.values() for job in (look.get("answer") or {}).get("units", {})}
+    active = [job for job in jobs if active_nodes(looks, job)]
+    return active[0] if len(active) == 1 else ""
