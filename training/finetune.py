@@ -324,6 +324,7 @@ def run_to_end(run: Run) -> str:
         run.state.begin(
             **lifecycle.begun(folders.job, run.config, place),
             step=run.progress.step,
+            resumed_at=run.progress.step,
             steps=run.steps,
             epoch=run.epoch,
         )

@@ -46,7 +46,7 @@ def recipe(config: Config, folders: Folders) -> str:
     state, signal, patience = JobState(folders.job), lifecycle.Signal(), distributed.Patience(place, config)
     if place.is_main:
         print(f"begins at step {step}/{config.steps}", flush=True)
-        state.begin(**lifecycle.begun(folders.job, config, place), step=step, steps=config.steps)
+        state.begin(**lifecycle.begun(folders.job, config, place), step=step, resumed_at=step, steps=config.steps)
     ddp = DistributedDataParallel(model)
     share.look()  # a stop that was recorded before this start ends it after its first step
     signal.listen()

@@ -9,7 +9,8 @@ holds
     started, updated, stepped (when it made its last step), train_seconds, mean_step_seconds,
     planned_nodes (those it was started on; `nodes` are those that train, by rank), furthest_step,
     nnodes_min, given_up (nodes that will not try again),
-    starts (of its workers, since it was started), starts_without_step (in a row, up to now);
+    starts (of its workers, since it was started), starts_without_step (in a row, up to now),
+    resumed_at (the step from which the newest of them goes on);
     of somebody's own script (see script.py) also script, attempt, attempt_began, workers, finished
 
 and is replaced as a whole, so a reader never sees half of it. What is not known yet is absent.

@@ -512,11 +512,57 @@ def test_a_gated_model_is_fetched_once_and_its_token_is_nowhere(gated_hub, kille
         assert token not in on(node, "journalctl --no-pager --all --output=json")
 
 
-def test_the_verbs_answer(killed):
-    status = playbook("playbooks/status.yml")
-    assert "three: done, step 90 of 90" in status.stdout and "stop: done, step 60 of 60" in status.stdout
-    logs = playbook("playbooks/logs.yml", "-e", "job=three lines=200")
+def verb(name: str, *given: str, check: bool = True) -> tuple[subprocess.CompletedProcess[str], dict]:
+    """Run a verb; what it says, and the document that it writes."""
+    file = ROOT / "build" / f"{name}.json"
+    file.unlink(missing_ok=True)
+    words = [word for pair in (*given, f"output={file}") for word in ("-e", pair)]
+    done = playbook(f"playbooks/{name}.yml", *words, check=check)
+    return done, json.loads(file.read_text()) if file.exists() else {}
+
+
+def test_the_verbs_answer(killed, tmp_path):
+    """A job from its start to its end and out of the world, by the verbs alone."""
+    playbook("train.yml", "-e", "nnodes=3 job=verbs steps=90 save_every=10 sample_tokens=0 follow=false")
+    running = verb("status")[1]["jobs"][0]
+    assert (running["job"], running["state"], running["planned_nodes"]) == ("verbs", "running", NODES)
+    assert {node["does"] for node in running["nodes"].values()} == {"trains"}
+    for name, given in (("resume", "job=verbs"), ("clean", "job=verbs"), ("export", f"job=verbs to={tmp_path}")):
+        refused = verb(name, *given.split(), check=False)[0]
+        assert refused.returncode != 0 and "job verbs is running" in (refused.stdout + refused.stderr).lower()
+    stopped = verb("stop")[1]
+    assert stopped["stopped"] and 0 < stopped["state"]["step"] < 90
+    assert [len(workers(node)) + len(agents(node)) for node in NODES] == [0, 0, 0]
+    resumed = verb("resume", "job=verbs")[1]
+    assert resumed["nodes"] == NODES and resumed["run_id"] != stopped["state"]["run_id"]
+    watched, end = verb("watch", "interval=1")
+    assert (
+        re.search(r"^step \d+/90  loss", watched.stdout, re.MULTILINE)
+        and "Job verbs: done at step 90" in watched.stdout
+    )
+    assert end["state"]["resumed_at"] == stopped["state"]["step"]
+    assert verb("stop", "job=verbs")[1]["state"]["state"] == "done", "that it was asked for twice does no harm"
+    logs = verb("logs", "job=three", "lines=200")[0]
     assert all(f"node={node}" in logs.stdout for node in NODES)
+
+
+def test_the_verbs_answer_with_a_node_off(killed, tmp_path):
+    lab("cable", "node2", "down")
+    try:
+        given = {"status": "", "jobs": "", "logs": "job=three", "clean": "keep=1", "export": "job=verbs"}
+        for name, words in given.items():
+            done, document = verb(name, *words.split(), f"to={tmp_path}")
+            assert "node2: it does not answer" in done.stdout or name == "export"
+            assert document and all(counts["unreachable"] == 0 for counts in recap(done).values())
+    finally:
+        lab("cable", "node2", "up")
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "verbs", check=True)
+    assert (tmp_path / "verbs/model").is_dir() and (tmp_path / "verbs/plots/loss.png").exists()
+    assert len(on("node1", f"ls {JOBS}/three/checkpoints | grep step-").split()) == 1
+    verb("clean", "job=verbs", "everything=true", "sure=true")
+    for node in NODES:
+        ours = f"{JOBS}/verbs {LOCAL}/verbs /etc/minos/jobs/verbs.env /etc/systemd/system/*.wants/*@verbs*"
+        assert on(node, f"ls -d {ours} 2>/dev/null; true") == ""
 
 
 def test_the_nodes_are_what_the_roles_promised(killed):

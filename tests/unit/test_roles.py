@@ -43,7 +43,7 @@ def test_tasks_files_are_short(role):
 def test_every_templates_first_line_says_who_manages_it(role):
     for template in (role / "templates").glob("*.j2"):
         text = template.read_text()
-        if template.name in {"known_hosts.j2", "status.j2", "plan.j2"}:  # parts of a file, and text for the screen
+        if template.name in {"known_hosts.j2", "plan.j2"}:  # parts of a file, and text for the screen
             continue
         assert "{{ ansible_managed | comment" in "\n".join(text.splitlines()[:2]), template
 

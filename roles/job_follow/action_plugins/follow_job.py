@@ -1,4 +1,5 @@
-"""Show how a job goes: wait for its first step, then one line per interval to its end, then a summary.
+"""Show how a job goes: wait for its first step, then one line per interval to its end, then a summary; between the
+lines what has happened, such as a node that is lost.
 
 Reads the job's state file on the head with one short command per interval and changes nothing, so it may be
 interrupted and repeated at will. The lines go through Ansible's own Display.
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ansible import constants
 from ansible.errors import (
     AnsibleActionFail,
     AnsibleConnectionFailure,
@@ -22,35 +24,19 @@ from ansible.errors import (
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from job_view import document
+from job_view.events import events
+from job_view.figures import progress_line
+from job_view.picture import find, picture
 
 from training import failures
 
 display = Display()
 ENDED = ("done", "stopped", "failed")
 EXPLAINED_WITHIN = 30  # seconds from the end of a job to its nodes' word of why
-
-
-def eta(state: dict[str, Any]) -> str:
-    """Return the time to the end as h:mm:ss, from the mean step so far."""
-    if not state.get("mean_step_seconds"):
-        return "?"
-    left = (state["steps"] - state["step"]) * state["mean_step_seconds"]
-    return str(datetime.timedelta(seconds=round(left)))
-
-
-def progress_line(state: dict[str, Any]) -> str:
-    """Return one line: step, loss, held-out loss where known, tokens/s, ETA, and what needs somebody's hand."""
-    parts = [f"step {state.get('step', 0)}/{state.get('steps', '?')}"]
-    for key, text in (
-        ("loss", "loss {:.4f}"),
-        ("heldout_last", "held-out {:.4f}"),
-        ("tokens_per_s", "{:,.0f} tokens/s"),
-    ):
-        if state.get(key) is not None:
-            parts.append(text.format(state[key]))
-    alarm = [f"ALARM: {state['alarm']}"] if state.get("alarm") else []
-    return "  ".join([*parts, f"ETA {eta(state)}", *alarm])
 
 
 def summary(job: str, state: dict[str, Any], shared: str) -> str:
@@ -91,20 +77,30 @@ def script_line(state: dict[str, Any]) -> str:
 
 
 class ActionModule(ActionBase):
-    """Arguments: job, shared (its folder on the head), interval and first_step_timeout in seconds, to_the_end."""
+    """Arguments: job (or looks, to find the one that runs), jobs (the folder of all on the head), head (its name),
+    interval and first_step_timeout in seconds, to_the_end, output (a file, or nothing).
+    """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        job, shared = self._task.args["job"], self._task.args["shared"]
-        self._interactive = True
+        arguments = self._task.args
+        job, looks = str(arguments["job"]), arguments["looks"]
+        if looks:
+            try:
+                job = find(picture(looks), job)["job"]
+            except ValueError as error:
+                raise AnsibleActionFail(str(error)) from None
+        shared = f"{arguments['jobs']}/{job}"
+        self._interactive, self._silent, self._happened = True, False, []
         try:
             state = self._follow(job, shared)
         except AnsiblePromptInterrupt:
-            message = f"job {job} goes on: the same command follows it again, playbooks/stop.yml -e job={job} stops it"
+            message = f"job {job} goes on: playbooks/watch.yml -e job={job} follows it, playbooks/stop.yml stops it"
             display.display(message)
             return result | {"changed": False, "msg": message}
         if state.get("state") in ENDED:
             display.display(summary(job, state, shared))
+        document.write(str(arguments["output"]), "watch", {"job": job, "state": state, "events": self._happened})
         result.update(changed=False, state=state, failed=state["state"] == "failed")
         result["msg"] = f"job {job} is {state['state']} at step {state.get('step', 0)}"
         if result["failed"]:
@@ -117,7 +113,9 @@ class ActionModule(ActionBase):
         state: dict[str, Any] = {}
         first = None  # the step at which this watch found the job at work: a resumed one starts at its checkpoint's
         while True:
-            state = self._read(shared) or state
+            before, state = state, self._read(shared) or state
+            for event in events(before, state):
+                self._say(event)
             if state.get("state") in ENDED:
                 return self._explained(state, shared)
             running = state.get("state") == "running"
@@ -130,8 +128,8 @@ class ActionModule(ActionBase):
                 return state
             if (waited := time.monotonic() - began) > patience:
                 raise AnsibleActionFail(
-                    f"job {job} has not made a step within {patience:.0f} s: `journalctl -u minos-train@{job}` on its "
-                    f"nodes says what it waits for. It is still there; playbooks/stop.yml -e job={job} stops it"
+                    f"job {job} has not made a step within {patience:.0f} s: playbooks/logs.yml -e job={job} "
+                    f"says what it waits for. It is still there; playbooks/stop.yml -e job={job} stops it"
                 )
             waiting = f"waiting for a first step ({waited:.0f} s); Ctrl-C ends the watching, not the job"
             line = progress_line(state) if state.get("step") else waiting
@@ -144,6 +142,10 @@ class ActionModule(ActionBase):
             time.sleep(2)
             state = self._read(shared) or state
         return state
+
+    def _say(self, event: str) -> None:
+        display.display(f"{time.strftime('%H:%M:%S')}  {event}", color=constants.COLOR_HIGHLIGHT)
+        self._happened.append({"time": time.time(), "event": event})
 
     def _show(self, line: str) -> None:
         """Display one line and wait for an interval; Ctrl-C in it raises AnsiblePromptInterrupt.
@@ -164,7 +166,14 @@ class ActionModule(ActionBase):
         """Read the state file on the head; empty while there is none or the head does not answer."""
         try:
             answer = self._low_level_execute_command(f"cat {self._connection._shell.quote(shared + '/state.json')}")
-            return json.loads(answer["stdout"])
-        except (AnsibleConnectionFailure, ValueError) as problem:
+            silent = False
+        except AnsibleConnectionFailure:
+            silent = True
+        if silent != self._silent:
+            self._say(f"{self._task.args['head']} {'does not answer' if silent else 'answers again'}")
+            self._silent = silent
+        try:
+            return {} if silent else json.loads(answer["stdout"])
+        except ValueError as problem:
             display.vv(f"no state this time: {problem}")
             return {}

@@ -1,0 +1,119 @@
+"""Fetch the results of a job from the head to this machine, and check their hashes.
+
+The folders of jobs are for the service user alone, so nothing that logs in as somebody else (sftp, rsync) can read
+them: the pieces come the way that commands go.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
+
+from job_view import document
+from job_view.figures import size
+
+PIECE = 4 << 20  # bytes fetched by one command
+SUMS = "SHA256SUMS"
+
+
+class Wanted(NamedTuple):
+    """A file of the job: its path within the folder, its bytes, its SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def missing(folder: Path, files: Sequence[Wanted]) -> list[Wanted]:
+    """Return the files that are not there yet, or are others. ValueError for a name that leads out of the folder."""
+    for file in files:
+        path = PurePosixPath(file.name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{file.name}: is no path within the job's folder; nothing was fetched")
+    return [file for file in files if not _is_there(folder / file.name, file)]
+
+
+def _is_there(path: Path, file: Wanted) -> bool:
+    return path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
+
+
+def fetch(folder: Path, files: Sequence[Wanted], pieces: Iterator[bytes]) -> None:
+    """Write `files` from the stream of `pieces`, one file behind the other; each appears whole and checked.
+
+    ValueError for one that does not match its hash."""
+    rest = b""
+    for file in files:
+        target, found, left = folder / file.name, hashlib.sha256(), file.size
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part")
+        with part.open("wb") as stream:
+            while left:
+                rest = rest or next(pieces, b"")
+                if not rest:
+                    break
+                now, rest = rest[:left], rest[left:]
+                stream.write(now)
+                found.update(now)
+                left -= len(now)
+        if found.hexdigest() != file.sha256:
+            part.unlink()
+            raise ValueError(f"{file.name}: what has arrived does not match its hash; the same command tries again")
+        part.replace(target)
+
+
+class ActionModule(ActionBase):
+    """Arguments: job, state, folder (its own on the head), files (of list_results.py), to, program (read_piece.py),
+    python (there), output.
+    """
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        arguments = self._task.args
+        files = [Wanted(*each) for each in arguments["files"]]
+        folder = Path(str(arguments["to"])).expanduser().absolute() / arguments["job"]
+        try:
+            wanted = missing(folder, files)
+            fetch(folder, wanted, self._pieces(wanted))
+            (folder / SUMS).write_text("".join(f"{file.sha256}  {file.name}\n" for file in files), encoding="utf-8")
+        except (ValueError, OSError) as error:
+            raise AnsibleActionFail(str(error)) from None
+        total = sum(file.size for file in files)
+        there = f", {len(files) - len(wanted)} of them were there" if len(wanted) < len(files) else ""
+        model = "" if (folder / "model").exists() else f" There is no model: the job is {arguments['state']}."
+        text = f"{folder}: {len(files)} files, {size(total)}{there}; all match their hashes.{model}"
+        self._display.display(text)
+        content = {"job": arguments["job"], "to": str(folder), "files": [file._asdict() for file in files]}
+        document.write(str(arguments["output"]), "export", content)
+        return result | {"changed": bool(wanted), "msg": text}
+
+    def _pieces(self, files: Sequence[Wanted]) -> Iterator[bytes]:
+        total, at = sum(file.size for file in files), 0
+        asked = {"folder": self._task.args["folder"], "files": [file[:2] for file in files], "count": PIECE}
+        program = Path(self._task.args["program"]).read_bytes()
+        while at < total:
+            words = [self._task.args["python"], "-", json.dumps(asked | {"at": at})]
+            done = self._low_level_execute_command(shlex.join(words), in_data=program)
+            lines = done["stdout"].splitlines()
+            if not lines or not lines[-1].startswith("{"):
+                raise ValueError(f"the head does not give its files: {(done['stderr'] or 'without a word').strip()}")
+            piece = base64.b64decode(json.loads(lines[-1])["piece"])
+            if not piece:
+                return
+            at += len(piece)
+            yield piece

@@ -1,0 +1,1 @@
+"""Which lines of a job's journals matter, and in what order."""

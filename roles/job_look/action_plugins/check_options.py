@@ -1,0 +1,66 @@
+"""Check what a verb is given with -e, before any node is asked: a misspelt name would be ignored without a word, and
+another job might be stopped than the one that was meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "preflight"))
+
+from inventory_rules.options import known_names, role_options
+
+# What each kind of value must be, and what to write else.
+KINDS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "name": (
+        lambda text: bool(re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,62}", text)),
+        "no job has such a name; playbooks/jobs.yml lists them",
+    ),
+    "number": (lambda text: bool(re.fullmatch(r"[1-9][0-9]{0,8}", text)), "write a whole number, 1 or more"),
+    "switch": (lambda text: text.lower() in ("true", "false", "yes", "no"), "write true or false"),
+    "file": (
+        lambda text: Path(text).expanduser().absolute().parent.is_dir() and not Path(text).expanduser().is_dir(),
+        "write the path of a file in a directory that is there",
+    ),
+    "directory": (
+        lambda text: bool(text) and not Path(text).expanduser().is_file(),
+        "write the path of a directory on this machine",
+    ),
+}
+
+
+def wrong(given: Mapping[str, Any], options: Mapping[str, str], others: Collection[str]) -> str:
+    """Return one line about the first thing that cannot be used, or nothing.
+
+    `options` are those of the verb with their kinds; `others` are further names that mean something.
+    """
+    takes = ", ".join(options)
+    for name, value in given.items():
+        if name in options:
+            sound, fix = KINDS[options[name]]
+            if not sound(str(value)):
+                return f"-e {name}={value}: {fix}"
+        elif name not in others and not name.startswith("ansible_"):
+            near = difflib.get_close_matches(name, options, 1)
+            return f"-e {name}: nothing has this name; {f'did you mean {near[0]}? ' if near else ''}It takes {takes}"
+    return ""
+
+
+class ActionModule(ActionBase):
+    """Arguments: options (name -> kind of each that the verb takes)."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        given = load_extra_vars(self._loader)
+        if given and (problem := wrong(given, self._task.args["options"], known_names(role_options()))):
+            raise AnsibleActionFail(problem)
+        return result | {"changed": False}

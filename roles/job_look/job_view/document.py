@@ -1,0 +1,25 @@
+"""`-e output=FILE`: what a verb has to say, as one JSON document on this machine."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+
+
+def write(output: str, verb: str, content: Mapping[str, Any]) -> None:
+    """Write the document, if one is wanted; the file appears whole or not at all."""
+    if not output:
+        return
+    file = Path(output).expanduser()
+    head = {"verb": verb, "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    temporary = file.with_name(f".{file.name}.part")
+    try:
+        temporary.write_text(json.dumps(head | dict(content), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        raise AnsibleActionFail(f"output={output}: cannot be written ({error.strerror}); write another path") from None

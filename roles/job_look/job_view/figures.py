@@ -1,0 +1,74 @@
+"""Durations, sizes and the line of a job's progress, as people read them. What is not known is a dash."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+UNKNOWN = "-"
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def duration(seconds: float | None) -> str:
+    return UNKNOWN if seconds is None else str(datetime.timedelta(seconds=max(0, round(seconds))))
+
+
+def age(seconds: float | None) -> str:
+    """Return how long ago something was, in the largest unit that says enough."""
+    if seconds is None:
+        return UNKNOWN
+    for unit, length in (("days", 172800), ("h", 7200), ("min", 120)):
+        if seconds >= length:
+            return f"{seconds / {'days': 86400, 'h': 3600, 'min': 60}[unit]:.0f} {unit} ago"
+    return f"{max(0, seconds):.0f} s ago"
+
+
+def moment(text: Any) -> datetime.datetime | None:
+    """Return a time of a state file; None for one that somebody else wrote."""
+    try:
+        when = datetime.datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return when if when.tzinfo else None
+
+
+def at(when: datetime.datetime | None) -> str:
+    """Return a time as this machine's clock has it."""
+    return when.astimezone().strftime("%Y-%m-%d %H:%M") if when else UNKNOWN
+
+
+def number(value: Any, how: str) -> str:
+    return how.format(value) if isinstance(value, int | float) and not isinstance(value, bool) else UNKNOWN
+
+
+def size(count: float) -> str:
+    unit = 0
+    while count >= 1000 and unit < len(UNITS) - 1:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.0f} {UNITS[unit]}" if unit < 2 else f"{count:.1f} {UNITS[unit]}"
+
+
+def seconds_left(state: Mapping[str, Any]) -> float | None:
+    """Return the time to the end, from the mean step so far."""
+    mean, steps = state.get("mean_step_seconds"), state.get("steps")
+    return (steps - state.get("step", 0)) * mean if mean and isinstance(steps, int) else None
+
+
+def eta(state: Mapping[str, Any]) -> str:
+    left = seconds_left(state)
+    return "?" if left is None else duration(left)
+
+
+def progress_line(state: Mapping[str, Any]) -> str:
+    """Return one line: step, loss, held-out loss where known, tokens/s, ETA, and what needs somebody's hand."""
+    parts = [f"step {state.get('step', 0)}/{state.get('steps', '?')}"]
+    for key, text in (
+        ("loss", "loss {:.4f}"),
+        ("heldout_last", "held-out {:.4f}"),
+        ("tokens_per_s", "{:,.0f} tokens/s"),
+    ):
+        if state.get(key) is not None:
+            parts.append(text.format(state[key]))
+    alarm = [f"ALARM: {state['alarm']}"] if state.get("alarm") else []
+    return "  ".join([*parts, f"ETA {eta(state)}", *alarm])

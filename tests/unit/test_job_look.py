@@ -1,0 +1,105 @@
+"""What a node says of its jobs: the program that runs there, on this machine.
+
+systemctl is a stand-in, as there is no systemd here: it prints what `systemctl show` of systemd 252 prints.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from paths import ROOT
+
+PROGRAM = ROOT / "roles/job_look/files/look.py"
+SYSTEMCTL = """\
+#!/bin/sh
+printf 'NRestarts=2\\nId=minos-train@demo.service\\nActiveState=active\\nSubState=running\\nUnitFileState=enabled\\n\\n'
+printf 'NRestarts=0\\nId=minos-train@old.service\\nActiveState=failed\\nSubState=failed\\nUnitFileState=disabled\\n'
+"""
+
+
+@pytest.fixture
+def node(tmp_path):
+    """A node's directories, with the running job `demo`; `ask` asks it."""
+    shared, state, settings = (tmp_path / name for name in ("shared", "state", "settings"))
+    demo = shared / "jobs" / "demo"
+    (demo / "metrics").mkdir(parents=True)
+    (demo / "state.json").write_text(json.dumps({"state": "running", "step": 20}))
+    rows = [{"type": "start", "step": 0, "time": 5.0}]
+    rows += [{"type": "step", "step": step, "nodes": {"node1": {"gpu_utilisation": 0.9}}} for step in range(3000)]
+    rows += [{"type": "eval", "step": 2999}]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (demo / "metrics" / "metrics.jsonl").write_text(text + '{"type": "step", "st')
+    for place in (demo / "checkpoints", state / "jobs/demo/checkpoints/abc"):
+        for step in (9, 10):
+            (place / f"step-{step:08d}").mkdir(parents=True)
+            (place / f"step-{step:08d}" / "manifest.json").write_text("{}")
+        (place / "step-00000011").mkdir()  # on its way
+    (state / "jobs/demo/config.yaml").write_text("")
+    (state / "jobs/demo/code-1").mkdir()
+    (state / "jobs/demo/code-1/complete").write_text("")
+    settings.mkdir()
+    code = f"PYTHONPATH={state}/jobs/demo/code-1"
+    env = ["# comment", "MINOS_RUN_ID=demo-1", "MINOS_NNODES=1:3", code, "https_proxy=me:secret@x", ""]
+    (settings / "demo.env").write_text("\n".join(env))
+    (tmp_path / "systemctl").write_text(SYSTEMCTL)
+    (tmp_path / "systemctl").chmod(0o755)
+
+    def ask(read_share=True):
+        asked = {"shared": str(shared), "state": str(state), "read_share": read_share, "settings": str(settings)}
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(
+            [sys.executable, PROGRAM, json.dumps(asked)],
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    ask.shared = shared
+    return ask
+
+
+def test_a_node_says_what_it_knows(node):
+    text = node()
+    said = json.loads(text)
+    assert said["units"]["demo"] == {"active": "active", "sub": "running", "restarts": 2, "enabled": True}
+    assert said["units"]["old"]["active"] == "failed"
+    assert said["settings"]["demo"] == {"run_id": "demo-1", "nnodes": "1:3", "ready": True}
+    assert "secret" not in text
+    assert said["copies"]["demo"]["step"] == 10, "one that is on its way does not count"
+    job = said["jobs"]["demo"]
+    assert (job["state"]["step"], job["began"], job["checkpoint"]["step"]) == (20, 5.0, 10)
+    assert job["figures"]["step"] == 2999, "the newest row of progress, not the half one after it"
+    assert abs(said["time"] - time.time()) < 60
+
+
+def test_a_node_that_need_not_read_the_share_does_not(node):
+    said = json.loads(node(read_share=False))
+    assert (said["share"], said["jobs"]) == ("", {})
+
+
+def test_what_is_wrong_with_the_share_or_a_job_in_it_is_said(node):
+    (node.shared / "jobs" / "bad").mkdir()
+    for content in ("{", "[]", "{}"):
+        (node.shared / "jobs/bad/state.json").write_text(content)
+        assert "cannot be understood" in json.loads(node())["jobs"]["bad"]["problem"]
+    (node.shared / "jobs").rename(node.shared / "gone")
+    said = json.loads(node())
+    assert "No such file" in said["share"] and said["jobs"] == {}
+
+
+def test_a_share_that_hangs_is_left_alone():
+    spec = importlib.util.spec_from_file_location("look", PROGRAM)
+    look = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(look)
+    began = time.monotonic()
+    assert look.within(0.3, lambda: time.sleep(30)) is None
+    assert time.monotonic() - began < 5
+    assert look.within(5, lambda: "x" * 1_000_000) == {"said": "x" * 1_000_000}

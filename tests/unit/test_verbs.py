@@ -1,0 +1,270 @@
+"""The verbs of playbooks/ on three nodes, one of which is off.
+
+For real, only that the nodes are on this machine and, as there is no systemd here, without units: starting, stopping
+and the journals are tried in tests/lab.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from paths import ROOT, action_plugin
+
+from training.state import JobState
+from training.storage.steps import PROGRESS, TREES, Steps
+
+NODES = ("node1", "node2", "node3")
+# An address where nobody answers costs the connection's patience, as a node without power does.
+SILENT = {
+    "ansible_connection": "ssh",
+    "ansible_host": "192.0.2.1",
+    "ansible_user": "nobody",
+    "ansible_ssh_common_args": "-o ProxyCommand='sleep 60'",
+}
+
+
+def checkpoint(directory, step, *, damaged=False):
+    path = Steps(directory).path(step)
+    path.mkdir(parents=True)
+    for name in (PROGRESS, TREES, "model.safetensors"):
+        (path / name).write_text(f"{name} of {step}")
+    sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.iterdir()}
+    (path / "manifest.json").write_text(json.dumps({"step": step, "sha256": sums}))
+    if damaged:
+        (path / TREES).write_text("something else")
+    return path
+
+
+def job(folder, name, **fields):
+    state = JobState(folder / name)
+    nodes = list(NODES)
+    state.claim(f"{name}-1", "", name, nodes, 1)
+    state.progress(state="running", nodes=nodes, step=30, steps=90, loss=2.5, tokens_per_s=1000.0, **fields)
+    return folder / name
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A shared directory with a running job `demo` and a finished one `old`; `verb` plays the roles of a verb."""
+    jobs = tmp_path / "shared" / "jobs"
+    job(jobs, "demo")
+    old = job(jobs, "old")
+    JobState(old).progress(state="done", step=90)
+    (old / "model").mkdir()
+    (old / "model" / "model.safetensors").write_bytes(os.urandom(100_000))
+    (old / "config.yaml").write_text("lr: 1\n")
+    for step in (10, 20, 30):
+        checkpoint(jobs / "demo" / "checkpoints", step)
+        checkpoint(old / "checkpoints", step)
+        checkpoint(tmp_path / "node3" / "jobs" / "old" / "checkpoints" / "origin", step)
+    checkpoint(old / "checkpoints", 40, damaged=True)
+    hosts = {}
+    for name in NODES:
+        here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        hosts[name] = SILENT if name == "node2" else here
+        hosts[name] = hosts[name] | {"job_look_state": f"{tmp_path}/{name}", "job_clean_state": f"{tmp_path}/{name}"}
+    everywhere = {"job_look_readers": ["node1", "node2"], "job_look_patience": 1}
+    for role in ("job_look", "job_clean", "job_stop", "job_resume", "job_export"):
+        everywhere |= {f"{role}_user": "root", f"{role}_shared": f"{tmp_path}/shared"}
+        everywhere |= {f"{role}_head": "node1", f"{role}_python": sys.executable}
+
+    def verb(role: str, *arguments: str) -> SimpleNamespace:
+        inventory, playbook, output = (tmp_path / name for name in ("hosts.yml", "play.yml", "out.json"))
+        inventory.write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": everywhere}}))
+        playbook.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "roles": [role]}]))
+        command = [
+            sys.executable,
+            "-m",
+            "ansible",
+            "playbook",
+            "-i",
+            inventory,
+            playbook,
+            "-e",
+            f"{role}_output={output}",
+        ]
+        done = subprocess.run(
+            [*command, "-e", f"{role}_output={output}", *arguments],
+            cwd=ROOT,
+            env=os.environ | {"ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "400"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        document = json.loads(output.read_text()) if output.exists() else {}
+        return SimpleNamespace(code=done.returncode, said=done.stdout + done.stderr, document=document)
+
+    return SimpleNamespace(path=tmp_path, jobs=jobs, old=old, verb=verb)
+
+
+def steps(directory):
+    return [int(path.name[5:]) for path in Steps(directory).visible()]
+
+
+def test_the_status_with_a_node_off(cluster):
+    done = cluster.verb("job_status")
+    assert done.code == 0, done.said
+    lines = [line.split() for line in done.said.splitlines()]
+    assert ["demo", "running", "30/90"] in [line[:3] for line in lines]
+    assert ["demo", "node2", "does", "not", "answer"] in [line[:5] for line in lines]
+    assert "node2: it does not answer: switch it on" in done.said
+    assert [each["job"] for each in done.document["jobs"]] == ["demo", "old"]
+    assert done.document["jobs"][1]["checkpoint"]["step"] == 40
+    assert done.document["nodes"]["node2"]["answers"] is False
+
+
+def test_old_checkpoints_go_where_nothing_runs_and_the_last_valid_one_never(cluster):
+    looked = cluster.verb("job_clean", "--check", "-e", "job_clean_keep=1")
+    assert looked.code == 0 and "old, the share: would go: step-00000040, step-00000020, step-00000010" in looked.said
+    assert steps(cluster.old / "checkpoints") == [40, 30, 20, 10]
+    done = cluster.verb("job_clean", "-e", "job_clean_keep=1")
+    assert done.code == 0, done.said
+    assert steps(cluster.old / "checkpoints") == [30]
+    assert steps(cluster.path / "node3/jobs/old/checkpoints/origin") == [30]
+    assert steps(cluster.jobs / "demo" / "checkpoints") == [30, 20, 10]
+    assert "job demo is running: stop it first" in done.said
+    assert "node2: it does not answer" in done.said and "What it has stays" in done.said
+
+
+def test_a_whole_job_goes_only_when_that_was_said_twice(cluster):
+    unsure = cluster.verb("job_clean", "-e", "job_clean_job=old job_clean_everything=true")
+    assert unsure.code != 0 and "Nothing was removed: type yes" in unsure.said
+    running = cluster.verb("job_clean", "-e", "job_clean_job=demo job_clean_everything=true job_clean_sure=true")
+    assert running.code != 0 and "job demo is running: stop it first" in running.said
+    assert (cluster.old / "model").exists() and (cluster.jobs / "demo").exists()
+    done = cluster.verb("job_clean", "-e", "job_clean_job=old job_clean_everything=true job_clean_sure=true")
+    assert done.code == 0, done.said
+    assert not cluster.old.exists() and not (cluster.path / "node3/jobs/old").exists()
+    assert (cluster.jobs / "demo").exists()
+
+
+def test_results_are_fetched_and_checked_and_fetched_once(cluster):
+    to = cluster.path / "results"
+    done = cluster.verb("job_export", "-e", f"job_export_job=old job_export_to={to}")
+    assert done.code == 0 and "all match their hashes" in done.said, done.said
+    model = cluster.old / "model/model.safetensors"
+    assert (to / "old/model/model.safetensors").read_bytes() == model.read_bytes()
+    assert {file["name"] for file in done.document["files"]} == {"config.yaml", "model/model.safetensors", "state.json"}
+    sums = subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=to / "old", capture_output=True, text=True)
+    assert sums.returncode == 0
+    again = cluster.verb("job_export", "-e", f"job_export_job=old job_export_to={to}")
+    assert "3 of them were there" in again.said and "changed=1" not in again.said
+    running = cluster.verb("job_export", "-e", f"job_export_job=demo job_export_to={to}")
+    assert running.code != 0 and "Job demo is running: wait for its end" in running.said
+
+
+def test_a_job_that_cannot_go_on_is_refused_with_one_line(cluster):
+    for name, reason in (("old", "job old is done at step 90 of 90"), ("nope", "there is no such job; there are demo")):
+        done = cluster.verb("job_resume", "-e", f"job_resume_job={name}")
+        assert done.code != 0 and reason in done.said
+        assert done.said.count("[ERROR]") == 1
+
+
+def test_a_job_whose_units_are_gone_is_recorded_as_stopped(cluster):
+    done = cluster.verb("job_stop")
+    assert done.code == 0, done.said
+    assert "Job demo is stopped at step 30 of 90." in done.said
+    assert "node2: it does not answer" in done.said and "stays off" in done.said
+    state = JobState(cluster.jobs / "demo").read()
+    assert state["state"] == "stopped" and "before it had saved" in state["reason"]
+    assert (cluster.jobs / "demo" / "stop-requested").exists()
+    assert (done.document["stopped"], done.document["state"]["step"]) == (True, 30)
+
+
+# --- pieces --------------------------------------------------------------------------------------------------------
+
+resume = action_plugin("job_resume", "plan_resume")
+export = action_plugin("job_export", "export_job")
+stop = action_plugin("job_stop", "show_stop")
+
+
+def look(*, ready=True, unit="inactive", other="", problem=""):
+    units = {"demo": {"active": unit}} | ({other: {"active": "active"}} if other else {})
+    answer = {"units": units, "settings": {"demo": {"nnodes": "1:3", "ready": ready}}}
+    return {"answer": {} if problem else answer, "problem": problem}
+
+
+def planned(state="stopped", active=(), **nodes):
+    demo = {"job": "demo", "state": state, "step": 5, "steps": 9, "planned_nodes": list(NODES)}
+    return resume.plan(demo, {name: look() for name in NODES} | nodes, "node1", list(active))
+
+
+def test_a_stopped_job_goes_on_on_the_nodes_that_answer():
+    assert planned() == (["node1", "node2", "node3"], 1)
+    assert planned("failed", node2=look(problem="it does not answer")) == (["node1", "node3"], 1)
+    assert planned("running") == (["node1", "node2", "node3"], 1), "its units are gone"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"state": "done"}, "there is nothing to go on with"),
+        ({"state": "running", "active": ["node2"]}, "it is at work on node2"),
+        ({"state": "stopped", "active": ["node2"]}, "its last start is not over on node2"),
+        ({"node1": look(problem="it does not answer")}, "node1, the head: it does not answer"),
+        ({"node3": look(ready=False)}, "node3 lacks its settings, code or config: start it with train.yml"),
+        ({"node3": look(other="other")}, "node3 trains job other: playbooks/stop.yml -e job=other"),
+    ],
+)
+def test_a_job_that_cannot_be_resumed(given, reason):
+    with pytest.raises(ValueError, match=reason):
+        planned(**given)
+
+
+def test_too_few_nodes_answer():
+    two = {"answer": look()["answer"] | {"settings": {"demo": {"nnodes": "3:3", "ready": True}}}, "problem": ""}
+    with pytest.raises(ValueError, match=r"needs 3 of node1, node2, node3\. node2: it is off"):
+        planned(node1=two, node2=look(problem="it is off"), node3=two)
+
+
+def pieces(folder, files, count):
+    """What read_piece.py gives, run as on a node."""
+    at = 0
+    asked = {"folder": str(folder), "files": [file[:2] for file in files], "count": count}
+    program = ROOT / "roles/job_export/files/read_piece.py"
+    while at < sum(file.size for file in files):
+        command = [sys.executable, program, json.dumps(asked | {"at": at})]
+        piece = base64.b64decode(json.loads(subprocess.check_output(command, text=True))["piece"])
+        at += len(piece)
+        yield piece
+
+
+def test_files_travel_in_pieces_that_do_not_mind_their_borders(tmp_path):
+    contents = {"a": b"", "b/c": os.urandom(25), "d": os.urandom(10), "e": b"x"}
+    for name, content in contents.items():
+        (tmp_path / "there" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "there" / name).write_bytes(content)
+    files = [export.Wanted(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in contents.items()]
+    export.fetch(tmp_path / "here", files, pieces(tmp_path / "there", files, 10))
+    assert {name: (tmp_path / "here" / name).read_bytes() for name in contents} == contents
+    assert export.missing(tmp_path / "here", files) == []
+    (tmp_path / "here/d").write_bytes(b"other")
+    assert [file.name for file in export.missing(tmp_path / "here", files)] == ["d"]
+
+
+def test_a_file_that_changes_on_its_way_is_not_taken(tmp_path):
+    file = export.Wanted("a", 3, hashlib.sha256(b"abc").hexdigest())
+    for arrived in (b"abd", b"ab"):
+        with pytest.raises(ValueError, match="a: what has arrived does not match its hash"):
+            export.fetch(tmp_path, [file], iter([arrived]))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="no path within"):
+        export.missing(tmp_path, [file._replace(name="../a")])
+
+
+def test_a_stop_that_the_head_cannot_record_fails():
+    units = {
+        "node1": {"answer": {}, "problem": "it does not answer"},
+        "node2": {"answer": {"was": "active"}, "problem": ""},
+    }
+    lines, fine = stop.stopped("demo", "node1", {"answer": {}, "problem": "it does not answer"}, {}, units)
+    assert not fine and "The units of node2 are stopped" in lines[0] and "once node1 answers" in lines[0]
