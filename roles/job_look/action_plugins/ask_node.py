@@ -24,12 +24,12 @@ from node_rules.login import NO_ROOT, UNREACHABLE, explain, last_line, reached  
 
 # What of the training package needs no torch: a job's state, and its checkpoints.
 MODULES = ("__init__.py", "errors.py", "files.py", "state.py", "storage/*.py")
+# In memory: the disk there may be full.
 RUN = """\
-import runpy, sys, tempfile
-with tempfile.NamedTemporaryFile(suffix=".zip") as file:
-    file.write(sys.stdin.buffer.read())
-    file.flush()
-    runpy.run_path(file.name, run_name="__main__")
+import os, runpy, sys
+file = os.memfd_create("program")
+os.write(file, sys.stdin.buffer.read())
+runpy.run_path(f"/proc/self/fd/{file}", run_name="__main__")
 """
 
 

@@ -27,6 +27,7 @@ TOLD = (
     *("mean_step_seconds", "starts", "starts_without_step", "resumed_at", "model", "plot"),
 )
 FIGURES = ("gpu_utilisation", "cpu_utilisation", "gpu_memory_gb", "gpu_power_w", "gpu_temperature_c", "seconds")
+LEFT_OUT = {"answer": {}, "problem": "it is left out by --limit"}
 NO_READER = "the shared directory cannot be read: {reasons}"
 
 

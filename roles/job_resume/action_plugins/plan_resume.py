@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
 
-from job_view.picture import ACTIVE, GOING
+from job_view.picture import ACTIVE, GOING, LEFT_OUT
 
 TRAIN = "start it with train.yml"
 
@@ -39,7 +39,7 @@ def plan(
         raise ValueError(
             f"{where}, {what} on {', '.join(active)}: playbooks/watch.yml shows it, playbooks/stop.yml ends it"
         )
-    if problem := looks[head]["problem"]:
+    if problem := looks.get(head, LEFT_OUT)["problem"]:
         raise ValueError(f"{where}, and {head}, the head: {problem}")
     planned = job["planned_nodes"] or [node for node, look in looks.items() if name in told(look, "settings")]
     if strangers := [node for node in planned if node not in looks]:
