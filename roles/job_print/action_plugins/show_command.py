@@ -71,7 +71,7 @@ class ActionModule(ActionBase):
                 "or what train.yml takes, -e nnodes=3 and so on"
             )
         for node, command in commands.items():
-            Display().display("\n".join([heading(node, user, planned), *lines_of(command), ""]))
+            Display().display("\n".join(["", heading(node, user, planned), *lines_of(command)]))
         return result | {"changed": False, "commands": {node: each._asdict() for node, each in commands.items()}}
 
 
