@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.errors import UserError
-from training.failures.first import Failure, first_failure
+from training.failures.first import CLOCKS, Failure, first_failure, seconds
 from training.failures.journal import Line, entries, failure_in
 from training.files import write_atomically
 from training.state import JobState
@@ -46,15 +46,15 @@ def end_of(unit: str) -> str:
         time.sleep(0.5)
 
 
-def journal_of(unit: str) -> list[Line]:
-    return entries(said("journalctl", "--output=json", f"--lines={LAST}", f"--unit={unit}"))
+def journal_of(unit: str, since: float) -> list[Line]:
+    return entries(said("journalctl", "--output=json", f"--lines={LAST}", f"--since=@{since:.0f}", f"--unit={unit}"))
 
 
 def kernels_log(since: float) -> list[Line]:
     """What the kernel said of killed processes and broken GPUs; nothing where a container has no kernel of its own."""
     what = "oom-kill:|Out of memory|out of memory|segfault|NVRM: Xid"
-    since = f"--since=@{int(since)}"
-    return entries(said("journalctl", "--dmesg", "--output=json", "--lines=100", since, f"--grep={what}"))
+    options = ("--output=json", "--lines=100", f"--since=@{since:.0f}", f"--grep={what}")
+    return entries(said("journalctl", "--dmesg", *options))
 
 
 def records(folder: Path, run_id: str) -> Iterator[Failure]:
@@ -75,8 +75,8 @@ def look(job_dir: Path, node: str, unit: str, run_id: str) -> None:
     if now.get("state") in ("done", "stopped") or now.get("run_id") != run_id:
         own.unlink(missing_ok=True)
         return
-    lines = journal_of(unit)
-    found = failure_in(lines, node, kernels_log(lines[0].at) if lines else [])
+    began = seconds(now.get("started")) - CLOCKS
+    found = failure_in(journal_of(unit, began), node, kernels_log(began))
     if found:
         write_atomically(own, json.dumps(found.to_record(run_id)) + "\n")
     if end == "failed":  # systemd tries no more
