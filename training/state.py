@@ -31,6 +31,7 @@ import datetime
 import fcntl
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ ENDED = ("done", "stopped", "failed")
 OF_THE_LAST_START = (
     "given_up", "starts", "starts_without_step", "tried_from_step", "furthest_step", "nodes", "world_size",
 )  # fmt: skip
+THREADS = threading.Lock()
 CLAIM_SECONDS = 60  # that a start takes from its first word to its workers', at most; then another may take its place
 OF_THE_LAST_END = (*FIELDS, "alarm")
 
@@ -77,27 +79,38 @@ class JobState:
             self._write(content | fields)
 
     def claim(
-        self, run_id: str, instead_of: str, job: str, nodes: Sequence[str], nnodes_min: int, wait=time.sleep
+        self,
+        run_id: str,
+        instead_of: str,
+        job: str,
+        nodes: Sequence[str],
+        nnodes_min: int,
+        config_sha256: str = "",
+        wait: Callable[[float], None] = time.sleep,
     ) -> str:
         """Begin a new start, of two at once only one: `instead_of` is the run id that was seen here, and did not run.
 
         A start that is under way is waited for, until it has workers or takes too long. Returns why not, or nothing.
         """
+        meanwhile = f"job {job} was started by somebody else meanwhile; the same command follows it"
+        waited = False
         while True:
             with self._locked():
                 content = self.read()
                 other = content.get("run_id") or ""
                 age = _age(content)
-                if other not in (instead_of, run_id) and content.get("state") == "running":
-                    return f"job {job} was started by somebody else meanwhile; the same command follows it"
+                if other not in (instead_of, run_id) or (waited and content.get("state") != "starting"):
+                    return meanwhile
                 if content.get("state") != "starting" or other == run_id or age is None or abs(age) > CLAIM_SECONDS:
                     content = {key: value for key, value in content.items() if key not in OF_THE_LAST_START}
                     content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}
                     now = _now()
                     fields = {"state": "starting", "run_id": run_id, "job": job, "planned_nodes": list(nodes)}
+                    fields |= {"config_sha256": config_sha256} if config_sha256 else {}
                     self._write(content | fields | {"nnodes_min": nnodes_min, "started": now})
                     return ""
             wait(2)
+            waited = True
 
     def give_up(self, node: str, reason: str) -> bool:
         """Note that `node` will not try again; the job has failed when too few are left. Returns whether it has."""
@@ -194,8 +207,10 @@ class JobState:
     def _locked(self) -> Iterator[None]:
         """One writer at a time, also between nodes (NFSv4 carries these locks)."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.with_name(".state.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with THREADS, self.file.with_name(".state.lock").open("a") as lock:
+            # POSIX's lock, not flock: an NFS server gives its clients' locks of both kinds to its kernel as POSIX ones, which
+            # a flock on the server itself would not see. It ends with the file, and is the whole process's.
+            fcntl.lockf(lock, fcntl.LOCK_EX)
             yield
 
 
@@ -223,12 +238,16 @@ def _set(state: JobState, options: argparse.Namespace) -> int:
     fields = {
         key: value for key in ("state", "run_id", "job", "reason") if (value := getattr(options, key)) is not None
     }
+    if options.instead_of is not None and state.read().get("run_id", "") not in (options.instead_of, options.run_id):
+        print("not recorded: the job was started by somebody else meanwhile")
+        return 0
     state.begin(**fields)
     return 0
 
 
 def _claim(state: JobState, options: argparse.Namespace) -> int:
-    refused = state.claim(options.run_id, options.instead_of, options.job, options.nodes.split(","), options.nnodes_min)
+    fields = {key: getattr(options, key) for key in ("run_id", "instead_of", "job", "nnodes_min", "config_sha256")}
+    refused = state.claim(nodes=options.nodes.split(","), **fields)
     print(refused or "claimed")
     return 1 if refused else 0
 
@@ -246,6 +265,10 @@ def main(arguments: list[str] | None = None) -> int:
         verbs.choices["claim"].add_argument(option, required=True)
     verbs.choices["claim"].add_argument("--nnodes-min", type=int, default=1)
     verbs.choices["claim"].add_argument("--instead-of", default="")
+    verbs.choices["claim"].add_argument("--config-sha256", default="")
+    verbs.choices["set"].add_argument(
+        "--instead-of", help="the run id that was seen; nothing is set if another is there"
+    )
     for option in ("--reason", "--node"):
         verbs.choices["fail"].add_argument(option, required=True)
         verbs.choices["give-up"].add_argument(option, required=True)

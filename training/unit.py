@@ -1,7 +1,8 @@
 """What a job's unit asks on its node before it starts torchrun.
 
     python -m training.unit may-run JOB_DIR --run-id X --node NAME --local DIR
-        exit 0: go on; 1: there is nothing to run here, now; 2: no usable state file. Waits for the shared directory.
+        exit 0: go on; 1: there is nothing to run here, now; 2: no usable state file; 255: try again, the only one that
+        systemd takes for a failure here. Waits for the shared directory.
     python -m training.unit rendezvous --store ADDRESS:PORT --run-id X --output FILE
         waits for the store and writes MINOS_RENDEZVOUS=..., the rendezvous id to join, to FILE.
 
@@ -20,6 +21,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +61,8 @@ def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[
         if content["state"] == "starting":  # where it trains already, it goes on without this node
             state.fail(reason, node, run_id=run_id)
         return 1
+    if node in content.get("given_up", []):  # somebody has mended it
+        state.change(lambda now: now | {"given_up": [other for other in now.get("given_up", []) if other != node]})
     return 0
 
 
@@ -154,9 +158,12 @@ def main(arguments: list[str] | None = None) -> int:
             return may_run(options.job_dir, options.run_id, options.node, options.local)
         join(options.store, options.run_id, options.output)
         return 0
-    except (UserError, OSError) as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except Exception as error:
+        traceback.print_exception(error)
+        return 255
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.errors import UserError
-from training.failures.first import Failure, first_failure
+from training.failures.first import CLOCKS, Failure, first_failure, seconds
 from training.failures.journal import Line, entries, failure_in
 from training.files import write_atomically
 from training.state import JobState
 
 LAST = 3000  # lines of the journal: some hundred starts that fail at once, or the last hours of one
+PROPERTIES = ("ActiveState", "SubState", "ExecMainCode", "ExecMainStatus")  # 1 and 0: exited, with status 0
 SETTLED = 20  # seconds that a unit may take from the end of its agent to its own
 
 
@@ -36,25 +37,32 @@ def said(*command: str) -> str:
 
 
 def end_of(unit: str) -> str:
-    """The state that the unit comes to: failed (given up), inactive, activating or active when it is tried again."""
+    """The state that the unit comes to: failed (given up), ended (its agent, by itself and well), inactive (stopped),
+    activating or active (it is tried again).
+
+    Between two tries nobody knows yet whether the start limit allows another; and systemd does not start this program a
+    second time while it runs.
+    """
     patience = time.monotonic() + SETTLED
     while True:
-        answer = said("systemctl", "show", "--property=ActiveState,SubState", unit)
+        answer = said("systemctl", "show", f"--property={','.join(PROPERTIES)}", unit)
         state = dict(line.split("=", 1) for line in answer.split() if "=" in line)
-        if state.get("ActiveState") != "deactivating" or time.monotonic() > patience:
-            return state.get("ActiveState", "")
+        between = state.get("ActiveState") == "deactivating" or state.get("SubState") == "auto-restart"
+        if not between or time.monotonic() > patience:
+            by_itself = [state.get(key) for key in PROPERTIES] == ["inactive", "dead", "1", "0"]
+            return "ended" if by_itself else state.get("ActiveState", "")
         time.sleep(0.5)
 
 
-def journal_of(unit: str) -> list[Line]:
-    return entries(said("journalctl", "--output=json", f"--lines={LAST}", f"--unit={unit}"))
+def journal_of(unit: str, since: float) -> list[Line]:
+    return entries(said("journalctl", "--output=json", f"--lines={LAST}", f"--since=@{since:.0f}", f"--unit={unit}"))
 
 
 def kernels_log(since: float) -> list[Line]:
     """What the kernel said of killed processes and broken GPUs; nothing where a container has no kernel of its own."""
     what = "oom-kill:|Out of memory|out of memory|segfault|NVRM: Xid"
-    since = f"--since=@{int(since)}"
-    return entries(said("journalctl", "--dmesg", "--output=json", "--lines=100", since, f"--grep={what}"))
+    options = ("--output=json", "--lines=100", f"--since=@{since:.0f}", f"--grep={what}")
+    return entries(said("journalctl", "--dmesg", *options))
 
 
 def records(folder: Path, run_id: str) -> Iterator[Failure]:
@@ -75,12 +83,14 @@ def look(job_dir: Path, node: str, unit: str, run_id: str) -> None:
     if now.get("state") in ("done", "stopped") or now.get("run_id") != run_id:
         own.unlink(missing_ok=True)
         return
-    lines = journal_of(unit)
-    found = failure_in(lines, node, kernels_log(lines[0].at) if lines else [])
+    began = seconds(now.get("started")) - CLOCKS
+    found = failure_in(journal_of(unit, began), node, kernels_log(began))
     if found:
         write_atomically(own, json.dumps(found.to_record(run_id)) + "\n")
     if end == "failed":  # systemd tries no more
         state.give_up(node, f"the unit {unit} gave up")
+    if end == "ended":  # nor here, and the job knows nothing of an end
+        state.give_up(node, f"the unit {unit} ended, and the job has not")
     now = state.read()
     first, written = first_failure(now, records(own.parent, run_id)), Failure.from_state(now)
     if first and written and first != written:

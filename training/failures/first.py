@@ -74,10 +74,11 @@ class Failure:
 def first_failure(state: Mapping[str, Any], found: Iterable[Failure]) -> Failure | None:
     """The first failure of the job, from its state and from what its nodes have found.
 
-    What a node found before the job's last step was made good for: the job went on behind it.
+    What a node found before the job's last step was made good for: the job went on behind it. And before it was started
+    there was another start, which ended for its own reasons.
     """
-    stepped = seconds(state.get("stepped"))
-    every = [failure for failure in found if failure.at >= stepped - LATE]
+    earliest = max(seconds(state.get("stepped")) - LATE, seconds(state.get("started")) - CLOCKS)
+    every = [failure for failure in found if failure.at >= earliest]
     if written := Failure.from_state(state):
         # A worker writes its exception before torchrun and the journal see it go: one event, and it knows more.
         every = [failure for failure in every if failure.follows or not same_event(failure, written)]

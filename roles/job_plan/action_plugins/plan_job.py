@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import io
 import re
+import secrets
 import subprocess
 import sys
 import tarfile
@@ -299,7 +300,8 @@ def plan(
         "nodes": nodes,
         "nnodes_min": fewest(arguments["nnodes_min"], nodes),
         "node_grace": grace(arguments["node_grace"]),
-        "run_id": f"{job}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}",
+        # Two people may start it in the same second.
+        "run_id": f"{job}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}",
         "folder": folder,
         "shared": f"{cluster['cluster_shared_path']}/jobs/{job}",
         "code": code,

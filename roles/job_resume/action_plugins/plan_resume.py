@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from collections.abc import Mapping
@@ -76,6 +77,6 @@ class ActionModule(ActionBase):
             nodes, least = plan(job, looks, self._task.args["head"], found["active"])
         except ValueError as error:
             raise AnsibleActionFail(str(error)) from None
-        run_id = f"{job['job']}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+        run_id = f"{job['job']}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
         away = [node for node in job["planned_nodes"] if node not in nodes]
         return result | {"changed": False, "nodes": nodes, "away": away, "run_id": run_id, "nnodes_min": least}

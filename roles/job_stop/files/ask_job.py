@@ -20,8 +20,8 @@ def main():
     going = state.get("state") not in (None, *ENDED)
     if going:
         (job_dir / "stop-requested").touch()
-    # One that only starts has nothing to save.
-    deadline = time.monotonic() + asked["patience"]
+    # One that only starts has nothing to save, and a script of the user's own is told by a signal.
+    deadline = time.monotonic() + (0 if "script" in state else asked["patience"])
     while state.get("state") == "running" and time.monotonic() < deadline:
         time.sleep(0.25)
         state = job.read()

@@ -367,8 +367,8 @@ def test_a_node_that_gave_up_fails_the_job_with_what_it_saw(node):
 
 def test_what_was_found_here_is_better_than_a_peers_word(node):
     JobState(node.job).fail("RuntimeError: Connection reset by peer", "node1", 0, "run-1")
-    state = node([line("rank 1/2 node=node2 x", 1, 11), line(KILLED, 1795243104)], "inactive")
-    assert state["failed_at"] == "2026-11-21T06:38:24.000+00:00"
+    state = node([line("rank 1/2 node=node2 x", 1, 11), line(KILLED, time.time() + 1000)], "inactive")
+    assert state["failed_at"] > state["updated"], "not the moment at which it was written"
     assert (state["failed_node"], state["failed_rank"], state["reason"]) == ("node2", 1, "killed by signal 9 (SIGKILL)")
 
 
@@ -378,6 +378,17 @@ def test_a_peers_own_failure_stays_the_first(node):
     reset = "RuntimeError: [/gloo/transport/tcp/pair.cc] Connection reset by peer"
     lines = [line("Traceback (most recent call last):", pid=11), line(reset, pid=11), line(KILLED.replace("-9", "1"))]
     assert node(lines, "inactive") == before
+
+
+def test_what_a_node_saw_of_an_earlier_start_of_the_job_does_not_count(node):
+    """Neither what another node wrote down then, nor what this one's journal still holds."""
+    node([line(KILLED, time.time() - 100)], "activating")
+    file = node.job / "failures/node2.json"
+    file.rename(file.with_name("node1.json"))
+    JobState(node.job).claim("run-2", "run-1", "job", ["node1", "node2"], nnodes_min=2)
+    JobState(node.job).fail("RuntimeError: Connection reset by peer", "node1", 0, "run-2")
+    assert main([str(node.job), "--node=node2", "--unit=minos-train@job.service", "--run-id=run-2"]) == 0
+    assert JobState(node.job).read()["reason"] == "RuntimeError: Connection reset by peer"
 
 
 def test_a_job_that_ended_well_leaves_no_record(node):

@@ -116,7 +116,7 @@ class TestClaim:
     """Of two starts at once one goes on, and whoever comes later knows."""
 
     def claim(self, state, run_id="r2", instead_of="r1", wait=None):
-        return state.claim(run_id, instead_of, "demo", ["node1", "node2", "node3"], 2, wait or self.never)
+        return state.claim(run_id, instead_of, "demo", ["node1", "node2", "node3"], 2, "c2", wait or self.never)
 
     @staticmethod
     def never(seconds):
@@ -128,6 +128,7 @@ class TestClaim:
         assert self.claim(state) == ""
         content = state.read()
         assert content["planned_nodes"] == ["node1", "node2", "node3"] and content["nnodes_min"] == 2
+        assert content["config_sha256"] == "c2"
         assert (content["state"], content["run_id"], content["step"]) == ("starting", "r2", 40)
         assert not {"starts", "given_up", "nodes", "reason"} & set(content)
 
@@ -135,8 +136,9 @@ class TestClaim:
         JobState(tmp_path).begin(state="running", run_id="r1")
         assert self.claim(JobState(tmp_path)) == ""
 
-    def test_what_another_start_has_brought_to_work_is_left_alone(self, tmp_path):
-        JobState(tmp_path).begin(state="running", run_id="r9")
+    @pytest.mark.parametrize("state", ["starting", "running", "done", "stopped", "failed"])
+    def test_what_another_start_has_come_to_is_left_alone(self, state, tmp_path):
+        JobState(tmp_path).begin(state=state, run_id="r9")
         assert "somebody else meanwhile" in self.claim(JobState(tmp_path))
         assert JobState(tmp_path).read()["run_id"] == "r9"
 
@@ -149,7 +151,7 @@ class TestClaim:
             if len(waited) == 3:
                 state.begin(state="running", run_id="r9")
 
-        assert "somebody else meanwhile" in self.claim(state, instead_of="", wait=comes_to_work)
+        assert "somebody else meanwhile" in self.claim(state, instead_of="r9", wait=comes_to_work)
         assert len(waited) == 3
 
     def test_a_start_that_was_broken_off_is_waited_for_a_minute(self, tmp_path):
@@ -161,24 +163,22 @@ class TestClaim:
             old = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=61)
             state.file.write_text(json.dumps(state.read() | {"updated": old.isoformat()}))
 
-        assert self.claim(state, instead_of="", wait=a_minute_later) == ""
+        assert self.claim(state, instead_of="r9", wait=a_minute_later) == ""
         assert len(waited) == 1 and state.read()["run_id"] == "r2"
 
     def test_of_many_at_once_one_wins(self, tmp_path):
         JobState(tmp_path).begin(state="failed", run_id="r0")
 
-        def one(number):
-            def another_has_won(seconds):
-                raise TimeoutError
-
-            try:
-                return self.claim(JobState(tmp_path), f"r{number}", "r0", another_has_won)
-            except TimeoutError:
-                return "waits"
-
         with ThreadPoolExecutor(8) as pool:
-            said = list(pool.map(one, range(1, 9)))
-        assert sorted(said) == ["", *["waits"] * 7]
+            said = list(pool.map(lambda number: self.claim(JobState(tmp_path), f"r{number}", "r0"), range(1, 9)))
+        assert sorted(map(bool, said)) == [False, *[True] * 7]
+
+    def test_a_job_that_cannot_be_prepared_does_not_end_another_start(self, tmp_path):
+        failed = ["set", str(tmp_path), "--state=failed", "--run-id=r2", "--reason=no data", "--instead-of=r1"]
+        JobState(tmp_path).begin(state="running", run_id="r9")
+        assert main(failed) == 0 and JobState(tmp_path).read()["state"] == "running"
+        JobState(tmp_path).begin(state="stopped", run_id="r1")
+        assert main(failed) == 0 and JobState(tmp_path).read()["reason"] == "no data"
 
 
 def test_starts_that_come_no_further_are_counted(tmp_path):

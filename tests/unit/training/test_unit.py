@@ -94,6 +94,20 @@ def test_a_node_has_one_job_at_a_time(state, after, job, capsys):
     assert ask(job) == 0 and (local / unit.BUSY).read_text() == "demo"
 
 
+def test_a_node_that_was_mended_has_not_given_up(job):
+    JobState(job).begin(given_up=["node2", "node3"])
+    assert ask(job) == 0
+    assert JobState(job).read()["given_up"] == ["node3"]
+
+
+def test_what_nobody_foresaw_is_tried_again(job, monkeypatch, capsys):
+    """Every other status would let systemd take the unit for one that has nothing to do."""
+    monkeypatch.setattr(unit, "_runs_already", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
+    arguments = ["may-run", str(job), "--run-id=r1", "--node=node2", f"--local={job.parents[1] / 'local'}"]
+    assert unit.main(arguments) == 255
+    assert "No space left on device" in capsys.readouterr().err
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
