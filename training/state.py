@@ -208,8 +208,8 @@ class JobState:
         """One writer at a time, also between nodes (NFSv4 carries these locks)."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with THREADS, self.file.with_name(".state.lock").open("a") as lock:
-            # POSIX's lock, not flock: an NFS server gives its clients' locks of both kinds to its kernel as POSIX ones, which
-            # a flock on the server itself would not see. It ends with the file, and is the whole process's.
+            # POSIX's lock, not flock: an NFS server gives its clients' locks of both kinds to its kernel as POSIX ones,
+            # which a flock on the server itself would not see. It ends with the file, and is the whole process's.
             fcntl.lockf(lock, fcntl.LOCK_EX)
             yield
 
