@@ -32,13 +32,15 @@ def main() -> int:
         cases = chosen(options.faults, options.moments)
     except ValueError as error:
         parser.error(str(error))
+    rows: list[Row] = []
     with cluster_of(options) as cluster:
-        rows = []
-        for row in matrix.run(cluster, cases):
-            rows.append(row)
-            show(row)
-            options.json.write_text(report.document(rows, cluster.kind), encoding="utf-8")
-    print(report.table(rows))
+        try:
+            for row in matrix.run(cluster, cases):
+                rows.append(row)
+                show(row)
+                options.json.write_text(report.document(rows, cluster.kind), encoding="utf-8")
+        finally:  # after Ctrl-C what is known by then
+            print(report.table(rows), flush=True)
     return int(any(row.problems for row in rows))
 
 

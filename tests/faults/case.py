@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -64,9 +65,11 @@ class Case:
 
     def __init__(self, cluster: Cluster, fault: Fault, moment: str):
         self.cluster, self.fault, self.moment = cluster, fault, moment
-        self.job = f"{fault.name.replace('_', '-')}-{moment}"
+        name = f"{fault.name.replace('_', '-')}-{moment}"
+        # Another name each time: what a journal still has of an earlier try shall not count.
+        self.job = f"{name}-{secrets.token_hex(2)}"
         self.other = f"{self.job}-other"
-        self.evidence = FOLDER / self.job
+        self.evidence = FOLDER / name
         self.writer = ""
         """The node whose half-written checkpoint is held right now."""
         self.problems: list[str] = []
@@ -106,7 +109,7 @@ class Case:
     def wait_for_moment(self) -> None:
         if self.moment == "before":
             with ThreadPoolExecutor(len(self.cluster.nodes)) as pool:
-                seen = list(pool.map(lambda node: self.cluster.watch(node, self.job, "workers"), self.cluster.nodes))
+                seen = list(pool.map(lambda node: self.see(node, "workers"), self.cluster.nodes))
             if not all(seen):
                 raise Missed("not every node has got a worker")
             if any(answer["step"] for answer in seen):
@@ -118,14 +121,23 @@ class Case:
             # Rank 0 writes, and the state file has the nodes in the order of their ranks.
             self.writer = json.loads(self.cluster.read(f"{JOBS}/{self.job}/state.json"))["nodes"][0]
             place = f"{self.fault.saves_in}/{self.job}/checkpoints"
-            held = self.cluster.watch(self.writer, self.job, "writing", place, SAVE)
+            held = self.see(self.writer, "writing", place, SAVE)
             if not held:
                 raise Missed(f"no checkpoint was seen half written in {place}")
             self._held = self.writer, held["held"]
 
     def reach(self, step: int) -> None:
-        if not self.cluster.watch(self.cluster.head, self.job, "step", step):
+        if not self.see(self.cluster.head, "step", step):
             raise Missed(f"it has not come to step {step}")
+
+    def see(self, node: str, *question: object) -> dict | None:
+        """What watch.py sees on `node`, in two minutes at most. Errors: Missed as soon as train.yml has failed."""
+        for _ in range(12):
+            if answer := self.cluster.watch(node, self.job, *question, patience=10):
+                return answer
+            if reason := self.trainings[-1].failed():
+                raise Missed(f"train.yml has failed: {reason}")
+        return None
 
     def release(self, name: str = "CONT") -> None:
         """Let the writer that was held go on, if it is still there; or end it, with KILL."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,6 +20,13 @@ GRACE = 20
 """node_grace of all jobs here; the group's timeout is in job.yaml."""
 SETTINGS = ("nnodes=3", "config=tests/faults/job.yaml", f"node_grace={GRACE}", "job_node_stop_timeout=60")
 WATCH = "/root/watch.py"
+
+
+def error_of(output: str) -> str:
+    """What a playbook says went wrong, in one line."""
+    found = re.findall(r"\[ERROR\]: (.+)|fatal: \[.*?\]: .*?\"msg\": \"(.+?)\"|\"msg\": \"(.+?)\"", output)
+    said = [" ".join(filter(None, groups)) for groups in found]
+    return re.sub(r"^Task failed: (Action failed: |Module failed: )?", "", said[0])[:200] if said else "no error shown"
 
 
 class Training:
@@ -45,6 +53,10 @@ class Training:
 
     def ended(self) -> bool:
         return self._process.poll() is not None
+
+    def failed(self) -> str:
+        """Why it has failed, one line; empty while it runs, and where it has not."""
+        return error_of(self.text()) if self._process.poll() else ""
 
     def wait(self, patience: float = 400) -> int:
         """Wait for its end; returns its exit status."""

@@ -26,7 +26,7 @@ def train_interrupted(case: Case) -> Struck:
     status = last.wait()
     case.notes.append(f"{hit} of {INTERRUPTS} runs were interrupted")
     case.expect(hit >= INTERRUPTS - 2, "too few: the others had ended before")
-    case.expect(status == 0, f"the last train.yml ended with {status}: {error_of(last.text())}")
+    case.expect(status == 0, f"the last train.yml ended with {status}: {last.failed()}")
 
 
 def started_twice(case: Case) -> Struck:
@@ -36,7 +36,7 @@ def started_twice(case: Case) -> Struck:
     for name, run in (("first", first), ("second", second)):
         status = run.wait()
         if status != 0:
-            case.notes.append(f"the {name} train.yml ended with {status}: {error_of(run.text())}")
+            case.notes.append(f"the {name} train.yml ended with {status}: {run.failed()}")
     case.expect(0 in (first.wait(), second.wait()), "both train.yml failed")
 
 
@@ -48,9 +48,9 @@ def two_jobs(case: Case) -> Struck:
     if case.moment == "start" and statuses[0] != 0 and statuses[1] == 0:
         case.job, case.other, first, second = case.other, case.job, second, first
         statuses = statuses[::-1]
-    said = error_of(second.text())
+    said = second.failed()
     case.notes.append(f"the second was told: {said}")
-    case.expect(statuses[0] == 0, f"the first train.yml ended with {statuses[0]}: {error_of(first.text())}")
+    case.expect(statuses[0] == 0, f"the first train.yml ended with {statuses[0]}: {first.failed()}")
     case.expect(statuses[1] != 0, "the second train.yml was not refused")
     case.expect(re.search(rf"\b{case.job}\b", said), f"the refusal does not name job {case.job}")
     case.expect(not case.cluster.busy(case.other), f"job {case.other} runs beside it")
@@ -61,10 +61,3 @@ def _two(case: Case, job: str) -> tuple[Training, Training]:
     case.cluster.lab.command("bandwidth", "node3", "3mbit")
     case.later(lambda: case.cluster.lab.command("bandwidth", "node3", "none"))
     return case.train() if case.moment == "start" else case.trainings[0], case.train(job)
-
-
-def error_of(output: str) -> str:
-    """What a playbook says went wrong, in one line."""
-    found = re.findall(r"\[ERROR\]: (.+)|fatal: \[.*?\]: .*?\"msg\": \"(.+?)\"|\"msg\": \"(.+?)\"", output)
-    said = [" ".join(filter(None, groups)) for groups in found]
-    return re.sub(r"^Task failed: (Action failed: |Module failed: )?", "", said[0])[:200] if said else "no error shown"

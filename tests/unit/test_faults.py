@@ -10,14 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.faults import data, report, watch
 from tests.faults.case import Case, Fault, Struck
 from tests.faults.catalogue import FAULTS, chosen
+from tests.faults.cluster import error_of
 from tests.faults.disks import SHRINK
-from tests.faults.people import error_of
 from tests.faults.processes import FLIP, TRUNCATE, damage
 from tests.faults.verdict import JOB, START, STEP, Facts, Line, Row, goal, judge, next_step, sizes
 from training import distributed
@@ -283,9 +284,11 @@ def cut(case: Case) -> Struck:
 def tried(tmp_path, monkeypatch):
     def run(moment: str, strike=cut) -> tuple[list[str], Facts]:
         monkeypatch.setattr("tests.faults.case.FOLDER", tmp_path)
+        monkeypatch.setattr("tests.faults.case.secrets.token_hex", lambda _: "ab12")
         monkeypatch.setattr("tests.faults.case.json.loads", lambda text: {"nodes": ["node2"]})
         cluster = NoCluster()
-        monkeypatch.setattr(Case, "train", lambda case, **_: cluster.done.append("train"))
+        training = SimpleNamespace(failed=lambda: "", give_up=lambda: None)
+        monkeypatch.setattr(Case, "train", lambda case: (cluster.done.append("train"), case.trainings.append(training)))
         facts = Case(cluster, Fault(number=1, name="cut", what="", strike=strike), moment).run()
         return [line for line in cluster.done if line.split()[0] in ("train", "sh", "ended", "put_right")], facts
 
@@ -295,7 +298,13 @@ def tried(tmp_path, monkeypatch):
 def test_a_case_strikes_lets_the_writer_go_mends_and_puts_right(tried):
     done, facts = tried("save")
     assert done[0] == "train"
-    order = ["sh node3 cut", "sh node2 kill -CONT 7", "sh node3 mend", "ended cut-save 420", "sh node3 mend at the end"]
+    order = [
+        "sh node3 cut",
+        "sh node2 kill -CONT 7",
+        "sh node3 mend",
+        "ended cut-save-ab12 420",
+        "sh node3 mend at the end",
+    ]
     assert done[1:7] == [*order, "put_right"] and facts.problems == [] and facts.began < facts.hit
 
 
