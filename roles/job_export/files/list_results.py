@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-TRAINING = ("checkpoints", "packed-*", "prepared.json", "tensorboard", "stop-requested", "logs", ".*")
+TRAINING = ("checkpoints", "data", "packed-*", "prepared.json", "tensorboard", "stop-requested", "logs")
 
 
 def digest(path):
@@ -25,7 +25,9 @@ def main():
     files = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.is_symlink() or not path.is_file() or any(Path(name.parts[0]).match(pattern) for pattern in TRAINING):
+        hidden = any(part.startswith(".") for part in name.parts)
+        left_out = hidden or any(Path(name.parts[0]).match(pattern) for pattern in TRAINING)
+        if left_out or path.is_symlink() or not path.is_file():
             continue
         files.append([str(name), path.stat().st_size, digest(path)])
     print(json.dumps({"files": files}))
