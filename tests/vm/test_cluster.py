@@ -102,10 +102,15 @@ def test_a_second_run_changes_nothing():
     assert changed(LAB.playbook(*SITE)) == dict.fromkeys(["localhost", *NODES], 0)
 
 
+# What a kernel of one's own has a part in, and what a boot could lose: a check takes ten seconds here. All the others
+# are made of containers, in tests/lab/test_cluster.py.
+KERNELS = "netplan or cluster_hosts or firewall or nfs or shared or rendezvous or ssh_mesh_logs_in"
+
+
 def test_the_nodes_are_what_the_roles_promised():
-    done = LAB.checks()
+    done = LAB.checks("-k", KERNELS)
     assert done.returncode == 0, done.stdout[-6000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 90
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 40
 
 
 def assert_it_is_all_there(nodes: dict[str, dict]) -> None:
@@ -132,8 +137,7 @@ def test_all_three_lose_power_at_once_and_come_back_by_themselves(nodes):
 
 
 def test_after_it_they_are_what_the_roles_promised():
-    """What a boot could lose; the files are those of before."""
-    done = LAB.checks("-k", "netplan or cluster_hosts or firewall or nfs or shared or rendezvous or ssh_mesh_logs_in")
+    done = LAB.checks("-k", KERNELS)
     assert done.returncode == 0, done.stdout[-6000:]
 
 
