@@ -27,7 +27,7 @@ FAILURE = re.compile(
 # Said by those that only notice that another one is gone, and by what ends them then.
 ECHO = re.compile(
     r"another rank is gone|connection (closed|reset|refused)|broken pipe|gloo/|SIGTERM|signal 15|ChildFailedError"
-    r"|SignalException|DistNetworkError|DistBackendError|DistStoreError|RendezvousC|exitcode\s*:|Failed with result"
+    r"|SignalException|DistNetworkError|DistBackendError|DistStoreError|RendezvousC|Failed with result"
     r"|status=\d+/(FAILURE|TERM)|Root Cause|=+$|-+$|^Failures?:|failed \(exitcode: (1|-15)\)|<NO_OTHER_FAILURES>"
     r"|\S FAILED$",
     re.IGNORECASE,
