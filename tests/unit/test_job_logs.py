@@ -62,10 +62,20 @@ def test_where_nobody_names_a_failure_of_its_own_the_earliest_is_shown():
     assert first_failure(merged({"node1": look((1, "done at step 200/200: /srv/minos/jobs/demo"))})) is None
 
 
+def test_a_worker_that_was_killed_is_named_by_its_agent():
+    agent = "E1121 07:50:48.679000 8470 torch/distributed/api.py:1002] failed (exitcode: {}) local_rank: 0"
+    looks = {
+        "node1": look((1, "[rank0]: RuntimeError: [gloo/x] Connection closed by peer"), (3, agent.format(1))),
+        "node2": look((2, agent.format(-9)), (2.1, "training.finetune FAILED")),
+    }
+    assert first_failure(merged(looks)).text == agent.format(-9)
+
+
 def test_the_lines_that_say_something():
     shown = texts(interesting(merged(CRASH)))
     assert "rank 0/2 node=node1 device=cpu backend=gloo world_size=2 pid=7" in shown
     assert not [text for text in shown if text.startswith("step 10")], "progress is shown elsewhere"
+    assert not [text for text in shown if "Traceback" in text or "line 180" in text], "they stand around the failure"
 
 
 def test_one_order_by_time_also_where_a_clock_is_wrong():

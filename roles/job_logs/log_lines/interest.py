@@ -27,8 +27,9 @@ FAILURE = re.compile(
 # Said by those that only notice that another one is gone, and by what ends them then.
 ECHO = re.compile(
     r"another rank is gone|connection (closed|reset|refused)|broken pipe|gloo/|SIGTERM|signal 15|ChildFailedError"
-    r"|SignalException|DistNetworkError|DistBackendError|DistStoreError|RendezvousC|exitcode\s*:|Failed with result"
-    r"|status=\d+/(FAILURE|TERM)|Root Cause|=+$|-+$|^Failures?:|failed \(exitcode|<NO_OTHER_FAILURES>",
+    r"|SignalException|DistNetworkError|DistBackendError|DistStoreError|RendezvousC|Failed with result"
+    r"|status=\d+/(FAILURE|TERM)|Root Cause|=+$|-+$|^Failures?:|failed \(exitcode: (1|-15)\)|<NO_OTHER_FAILURES>"
+    r"|\S FAILED$",
     re.IGNORECASE,
 )
 INSIDE = re.compile(r"\s+\S|Traceback")  # of a traceback, which ends with the line that names it
@@ -40,14 +41,19 @@ def is_failure(line: Line) -> bool:
     return bool(FAILURE.search(line.text)) and not DULL.search(line.text)
 
 
+def is_inside(line: Line) -> bool:
+    return bool(INSIDE.match(OF_RANK.sub("", line.text)))
+
+
 def interesting(lines: Sequence[Line]) -> list[Line]:
-    """Return the lines that say something."""
-    return [line for line in lines if is_failure(line) or (WORTH.search(line.text) and not DULL.search(line.text))]
+    """Return the lines that say something; of a traceback what it is about, not the way there."""
+    found = (line for line in lines if is_failure(line) or (WORTH.search(line.text) and not DULL.search(line.text)))
+    return [line for line in found if not is_inside(line) or "exitcode" in line.text]
 
 
 def first_failure(lines: Sequence[Line]) -> Line | None:
     """Return the earliest line that names a failure of its own, or else the earliest that speaks of any."""
-    failures = [line for line in lines if is_failure(line) and not INSIDE.match(OF_RANK.sub("", line.text))]
+    failures = [line for line in lines if is_failure(line) and not is_inside(line)]
     own = (line for line in failures if not ECHO.search(line.text))
     return next(own, failures[0] if failures else None)
 
