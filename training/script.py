@@ -27,9 +27,9 @@ from pathlib import Path
 
 import yaml
 
+from training.failures.first import LINES
 from training.state import ENDED, OF_THE_LAST_END, JobState, StateError
 
-LAST_LINES = 12  # of a traceback, kept in the state file
 # A script tells no steps: a start that lasted for so many seconds counts as one that came further.
 LASTED = 300
 
@@ -163,7 +163,7 @@ def own_lines(error: BaseException, script: Path) -> list[str]:
     while frame and frame.tb_frame.f_code.co_filename != str(script):
         frame = frame.tb_next
     lines = traceback.format_exception(type(error), error, frame or error.__traceback__)
-    return "".join(lines).strip().splitlines()[-LAST_LINES:]
+    return "".join(lines).strip().splitlines()[-LINES:]
 
 
 def lost_a_peer(error: BaseException | None) -> bool:

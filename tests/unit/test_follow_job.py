@@ -1,7 +1,5 @@
 """What stands on the screen while a job runs and when it ends."""
 
-import datetime
-
 from paths import action_plugin
 
 follow = action_plugin("job_follow", "follow_job")
@@ -93,9 +91,6 @@ def test_the_word_of_the_node_that_failed_first_is_waited_for(monkeypatch):
     assert watched(monkeypatch, {"state": "done"}) == {"state": "done"}
 
 
-def test_a_script_tells_no_steps_but_where_it_runs():
-    now = datetime.datetime.now(datetime.UTC)
-    script = {"state": "running", "script": "my.py", "nodes": ["node1", "node2"], "starts": 1}
-    script["attempt_began"] = (now - datetime.timedelta(seconds=75)).isoformat(timespec="seconds")
-    assert follow.script_line(script).startswith("my.py runs on node1, node2 for 0:01:1")
-    assert follow.script_line(script | {"starts": 3}).endswith(", started 3 times")
+def test_the_summary_of_a_script_tells_no_steps():
+    done = {"state": "done", "script": "my.py", "nodes": ["node1"], "world_size": 1}
+    assert follow.summary("own", done, "/s").startswith("Job own: done (my.py)\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 
 import pytest
@@ -255,3 +256,13 @@ TAKES = {"job": "name", "lines": "number", "all": "switch", "output": "file", "t
 )
 def test_what_a_verb_is_given_is_checked_before_any_node_is_asked(given, said):
     assert options.wrong(given, TAKES, {"cluster_user"}) == said
+
+
+def test_a_script_of_the_users_own_tells_no_steps():
+    began = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=75)
+    script = {"state": "running", "script": "my.py", "nodes": ["node1", "node2"], "starts": 1}
+    script["attempt_began"] = began.isoformat(timespec="seconds")
+    assert figures.progress_line(script).startswith("my.py runs on node1, node2 for 0:01:1")
+    assert figures.progress_line(script | {"starts": 3}).endswith(", started 3 times")
+    assert (figures.steps(script), figures.where(script)) == ("-", "(my.py)")
+    assert list(events(script, script | {"starts": 2})) == ["restarted"]

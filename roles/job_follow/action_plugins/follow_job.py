@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from job_view import document
 from job_view.events import events
-from job_view.figures import progress_line
+from job_view.figures import progress_line, where
 from job_view.picture import find, picture
 
 from training import failures
@@ -41,7 +41,7 @@ EXPLAINED_WITHIN = 30  # seconds from the end of a job to its nodes' word of why
 
 def summary(job: str, state: dict[str, Any], shared: str) -> str:
     """Return what a person wants to know at the end."""
-    lines = [f"Job {job}: {state['state']} at step {state.get('step', 0)} of {state.get('steps', '?')}"]
+    lines = [f"Job {job}: {state['state']} {where(state)}"]
     lines += failures.told(state)
     if state.get("alarm"):
         lines.append(f"  alarm        {state['alarm']}")
@@ -66,14 +66,6 @@ def summary(job: str, state: dict[str, Any], shared: str) -> str:
     if state.get("sample"):
         lines += ["  sample", *(f"    | {line}" for line in str(state["sample"]).rstrip().splitlines())]
     return "\n".join(lines)
-
-
-def script_line(state: dict[str, Any]) -> str:
-    """Return one line on a script of the user's own, which tells no steps."""
-    began = datetime.datetime.fromisoformat(state["attempt_began"])
-    since = datetime.timedelta(seconds=round((datetime.datetime.now(datetime.UTC) - began).total_seconds()))
-    restarts = f", started {state['starts']} times" if state.get("starts", 1) > 1 else ""
-    return f"{state['script']} runs on {', '.join(state['nodes'])} for {since}{restarts}"
 
 
 class ActionModule(ActionBase):
@@ -102,7 +94,7 @@ class ActionModule(ActionBase):
             display.display(summary(job, state, shared))
         document.write(str(arguments["output"]), "watch", {"job": job, "state": state, "events": self._happened})
         result.update(changed=False, state=state, failed=state["state"] == "failed")
-        result["msg"] = f"job {job} is {state['state']} at step {state.get('step', 0)}"
+        result["msg"] = f"job {job} is {state['state']} {where(state)}"
         if result["failed"]:
             result["msg"] = f"job {job} failed: {state.get('reason', 'no reason recorded')}"
         return result
@@ -124,7 +116,7 @@ class ActionModule(ActionBase):
             if has_stepped:
                 patience = float("inf")
             if has_stepped and not self._task.args["to_the_end"]:
-                display.display(script_line(state) if "script" in state else progress_line(state))
+                display.display(progress_line(state))
                 return state
             if (waited := time.monotonic() - began) > patience:
                 raise AnsibleActionFail(
@@ -132,8 +124,8 @@ class ActionModule(ActionBase):
                     f"says what it waits for. It is still there; playbooks/stop.yml -e job={job} stops it"
                 )
             waiting = f"waiting for a first step ({waited:.0f} s); Ctrl-C ends the watching, not the job"
-            line = progress_line(state) if state.get("step") else waiting
-            self._show(script_line(state) if running and "script" in state else line)
+            at_work = state.get("step") or (running and "script" in state)
+            self._show(progress_line(state) if at_work else waiting)
 
     def _explained(self, state: dict[str, Any], shared: str) -> dict[str, Any]:
         """Return the end with its reason: who lost a peer says so at once, and the peer's node a few seconds later."""

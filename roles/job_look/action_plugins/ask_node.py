@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "roles" / "preflight_nodes"))
 from node_rules.login import NO_ROOT, UNREACHABLE, explain, last_line, reached  # noqa: E402  (found above)
 
 # What of the training package needs no torch: a job's state, and its checkpoints.
-MODULES = ("__init__.py", "errors.py", "files.py", "state.py", "storage/*.py")
+MODULES = ("__init__.py", "errors.py", "failures/*.py", "files.py", "state.py", "storage/*.py")
 # In memory: the disk there may be full.
 RUN = """\
 import os, runpy, sys

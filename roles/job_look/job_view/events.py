@@ -44,6 +44,6 @@ def restarts(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
     else:
         again = before.get("state") == "running" and now.get("step", 0) < before.get("step", 0)
     if again:
-        yield f"restarted at step {at}"
+        yield "restarted" if now.get("script") else f"restarted at step {at}"
     elif before.get("state") == "starting" and at:
         yield f"goes on at step {at}"

@@ -60,8 +60,29 @@ def eta(state: Mapping[str, Any]) -> str:
     return "?" if left is None else duration(left)
 
 
+def steps(state: Mapping[str, Any]) -> str:
+    """Return how far a job is, for a table; a script of the user's own tells no steps."""
+    return UNKNOWN if state.get("script") else f"{state.get('step', 0)}/{state.get('steps', '?')}"
+
+
+def where(state: Mapping[str, Any]) -> str:
+    """Return the same for a sentence, behind the state."""
+    script = state.get("script")
+    return f"({script})" if script else f"at step {state.get('step', 0)} of {state.get('steps', '?')}"
+
+
+def script_line(state: Mapping[str, Any]) -> str:
+    """Return one line on a script of the user's own."""
+    nodes, began = ", ".join(state.get("nodes") or []), moment(state.get("attempt_began"))
+    since = f" for {duration((datetime.datetime.now(datetime.UTC) - began).total_seconds())}" if began else ""
+    restarts = f", started {state['starts']} times" if state.get("starts", 1) > 1 else ""
+    return f"{state['script']} runs on {nodes}{since}{restarts}"
+
+
 def progress_line(state: Mapping[str, Any]) -> str:
     """Return one line: step, loss, held-out loss where known, tokens/s, ETA, and what needs somebody's hand."""
+    if state.get("script"):
+        return script_line(state)
     parts = [f"step {state.get('step', 0)}/{state.get('steps', '?')}"]
     for key, text in (
         ("loss", "loss {:.4f}"),

@@ -14,6 +14,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
 
+from job_view import figures
 from job_view.picture import ACTIVE, GOING, LEFT_OUT
 
 TRAIN = "start it with train.yml"
@@ -30,7 +31,7 @@ def plan(
 ) -> tuple[list[str], int]:
     """Return the nodes to start, and how many suffice. ValueError: one line that says why not, and what to do."""
     name, state = job["job"], job["state"]
-    where = f"job {name} is {state} at step {job.get('step', 0)} of {job.get('steps', '?')}"
+    where = f"job {name} is {state} {figures.where(job)}"
     if state == "done":
         raise ValueError(f"{where}: there is nothing to go on with; train.yml with -e job=ANOTHERNAME starts another")
     if state not in ("stopped", "failed", *GOING):

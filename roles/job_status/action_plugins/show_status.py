@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
 
 from job_view import document
-from job_view.figures import UNKNOWN, age, duration, number
+from job_view.figures import UNKNOWN, age, duration, number, steps
 from job_view.picture import GOING, picture, unreachable
 from job_view.table import table
 
@@ -43,7 +43,7 @@ def job_row(job: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         job["job"],
         job["state"],
-        f"{job.get('step', 0)}/{job.get('steps', '?')}",
+        steps(job),
         number(job.get("loss"), "{:.4f}"),
         number(job.get("heldout_last"), "{:.4f}"),
         number(job.get("tokens_per_s"), "{:,.0f}"),
@@ -78,7 +78,7 @@ def notes_of(job: Mapping[str, Any]) -> Iterator[str]:
     if job.get("reason") and job["state"] != "done":
         where = f" ({job['failed_node']})" if job.get("failed_node") else ""
         yield f"{job['job']}: {job['state']}{where}: {job['reason']}"
-    if job.get("silent_seconds", 0) > max(SILENT, 5 * (job.get("mean_step_seconds") or 0)):
+    if "script" not in job and job.get("silent_seconds", 0) > max(SILENT, 5 * (job.get("mean_step_seconds") or 0)):
         silent = duration(job["silent_seconds"])
         yield f"{job['job']}: no word for {silent}: ansible-playbook playbooks/logs.yml -e job={job['job']}"
 

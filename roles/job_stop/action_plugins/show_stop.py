@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
 
-from job_view import document
+from job_view import document, figures
 
 GOING = ("starting", "running")
 
@@ -28,7 +28,7 @@ def stopped(
             f"Job {job} could not be asked: {head}, the head: {asked['problem']}.{on} "
             f"Type the same once {head} answers: until then the job's state does not say that it is stopped."
         ], False
-    where = f"at step {state.get('step', 0)} of {state.get('steps', '?')}"
+    where = figures.where(state)
     text = [f"Job {job} is {state.get('state')} {where}."]
     if state.get("reason"):
         text.append(f"  {state['reason']}")
