@@ -531,15 +531,15 @@ def test_the_verbs_answer(killed, tmp_path):
     running = verb("status")[1]["jobs"][0]
     assert (running["job"], running["state"], running["planned_nodes"]) == ("verbs", "running", NODES)
     assert {node["does"] for node in running["nodes"].values()} == {"trains"}
-    for name, given in (("resume", "job=verbs"), ("clean", "job=verbs"), ("export", f"job=verbs to={tmp_path}")):
-        refused = verb(name, *given.split(), check=False)[0]
-        assert refused.returncode != 0 and "job verbs is running" in (refused.stdout + refused.stderr).lower()
     stopped = verb("stop")[1]
     assert stopped["stopped"] and 0 < stopped["state"]["step"] < 90
     assert [len(workers(node)) + len(agents(node)) for node in NODES] == [0, 0, 0]
     resumed = verb("resume", "job=verbs")[1]
     assert resumed["nodes"] == NODES and resumed["run_id"] != stopped["state"]["run_id"]
-    watched, end = verb("watch", "interval=1")
+    for name, given in (("resume", "job=verbs"), ("clean", "job=verbs"), ("export", f"job=verbs to={tmp_path}")):
+        refused = verb(name, *given.split(), check=False)[0]
+        assert refused.returncode != 0 and "job verbs is running" in (refused.stdout + refused.stderr).lower()
+    watched, end = verb("watch", "job=verbs", "interval=1")
     assert (
         re.search(r"^step \d+/90  loss", watched.stdout, re.MULTILINE)
         and "Job verbs: done at step 90" in watched.stdout
