@@ -61,7 +61,7 @@ def cluster(tmp_path):
     (old / "model").mkdir()
     (old / "model" / "model.safetensors").write_bytes(os.urandom(100_000))
     (old / "config.yaml").write_text("lr: 1\n")
-    for left_out in ("data/rows", "packed-1/rows", "tensorboard/events", "model/.cache"):
+    for left_out in ("data/rows", "packed-1/rows", "packages-1/x", "tensorboard/events", "model/.cache"):
         (old / left_out).parent.mkdir(exist_ok=True)
         (old / left_out).write_text("")
     for step in (10, 20, 30):

@@ -1,7 +1,7 @@
 """List the results of a job with their hashes; prints one JSON object. Changes nothing. Only Python's own library.
 
 Its argument is a JSON object: folder. The answer: files, each [path within the folder, bytes, SHA-256]. Left out is
-what only the training needs: checkpoints, packed data, the logs of TensorBoard, names that begin with a dot.
+what only the training needs: checkpoints, packed data, packages, the logs of TensorBoard, names that begin with a dot.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-TRAINING = ("checkpoints", "data", "packed-*", "prepared.json", "tensorboard", "stop-requested", "logs")
+TRAINING = ("checkpoints", "data", "packed-*", "packages-*", "prepared.json", "tensorboard", "stop-requested", "logs")
 
 
 def digest(path):
