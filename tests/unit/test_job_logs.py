@@ -100,6 +100,9 @@ def test_what_is_shown():
     looks = CRASH | {"node3": off}
     said = logs.report(looks, interesting(merged(looks)), first_failure(merged(looks)), 30)
     assert said[0].startswith("First failure: node2, ") and "OutOfMemoryError" in said[0]
+    assert "  likely: the memory of the GPU is full" in said and any(
+        line.startswith("  do: a smaller") for line in said
+    )
     assert said[-1] == "node3: it does not answer: switch it on"
     assert any("  systemd: Started minos-train@demo" in line for line in said)
     assert not any(f"{WORKER}: " in line for line in said), "the job itself speaks"

@@ -188,6 +188,14 @@ def test_a_job_whose_units_are_gone_is_recorded_as_stopped(cluster):
 resume = action_plugin("job_resume", "plan_resume")
 export = action_plugin("job_export", "export_job")
 stop = action_plugin("job_stop", "show_stop")
+status = action_plugin("job_status", "show_status")
+
+
+def test_why_a_job_failed_and_what_to_do():
+    failed = {"job": "demo", "state": "failed", "reason": "disk", "failed_node": "node2", "advice": "make room"}
+    assert list(status.notes_of(failed)) == ["demo: failed (node2): disk"]
+    known = failed | {"cause": "a disk is full"}
+    assert list(status.notes_of(known)) == ["demo: failed (node2): disk; likely: a disk is full. Do: make room"]
 
 
 def look(*, ready=True, unit="inactive", other="", problem=""):

@@ -12,10 +12,13 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from job_view import document
 from log_lines.interest import around, first_failure, interesting
 from log_lines.order import Line, merged, newest, shift
+
+from training.failures import Failure
 
 
 def shown(line: Line, width: int) -> str:
@@ -31,7 +34,11 @@ def report(looks: Mapping[str, Mapping[str, Any]], lines: Sequence[Line], failur
     if failure:
         when = datetime.datetime.fromtimestamp(failure.time).strftime("%m-%d %H:%M:%S")
         text = [f"First failure: {failure.node}, {when}: {failure.text}"]
-        text += [f"    | {line.text}" for line in around(lines, failure)] + [""]
+        beside = tuple(line.text for line in around(lines, failure))
+        text += [f"    | {line}" for line in beside]
+        if cause := Failure(node=failure.node, what=failure.text, at=failure.time, lines=beside).cause:
+            text += [f"  likely: {cause.what}", f"  do: {cause.advice}"]
+        text += [""]
     chosen = newest(lines, most) if most else lines
     text += [shown(line, width) for line in chosen] or ["There is nothing in the journals of this job."]
     if len(chosen) < len(lines):

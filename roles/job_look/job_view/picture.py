@@ -23,8 +23,9 @@ ACTIVE = ("active", "activating", "reloading", "deactivating")
 # From the state file as they are. What it says of the hosts is in `nodes`.
 TOLD = (
     *("job", "state", "step", "steps", "epoch", "loss", "heldout_first", "heldout_last", "tokens_per_s", "run_id"),
-    *("world_size", "backend", "alarm", "reason", "failed_node", "failed_rank", "started", "updated", "train_seconds"),
-    *("mean_step_seconds", "starts", "starts_without_step", "resumed_at", "model", "plot", "script"),
+    *("world_size", "backend", "alarm", "reason", "failed_node", "failed_rank", "failed_at", "cause", "advice"),
+    *("started", "updated", "train_seconds", "mean_step_seconds", "starts", "starts_without_step", "resumed_at"),
+    *("model", "plot", "script"),
 )
 FIGURES = ("gpu_utilisation", "cpu_utilisation", "gpu_memory_gb", "gpu_power_w", "gpu_temperature_c", "seconds")
 LEFT_OUT = {"answer": {}, "problem": "it is left out by --limit"}

@@ -77,7 +77,8 @@ def notes_of(job: Mapping[str, Any]) -> Iterator[str]:
         yield f"{job['job']}: ALARM: {job['alarm']}"
     if job.get("reason") and job["state"] != "done":
         where = f" ({job['failed_node']})" if job.get("failed_node") else ""
-        yield f"{job['job']}: {job['state']}{where}: {job['reason']}"
+        cause = f"; likely: {job['cause']}. Do: {job['advice']}" if job.get("cause") else ""
+        yield f"{job['job']}: {job['state']}{where}: {job['reason']}{cause}"
     if "script" not in job and job.get("silent_seconds", 0) > max(SILENT, 5 * (job.get("mean_step_seconds") or 0)):
         silent = duration(job["silent_seconds"])
         yield f"{job['job']}: no word for {silent}: ansible-playbook playbooks/logs.yml -e job={job['job']}"
