@@ -123,6 +123,21 @@ def open_generation(store, run_id: str) -> int:
     return generation
 
 
+def close(store_address: str, run_id: str) -> None:
+    """Send home the agents that still wait for others, up to half an hour, to train a job that has ended."""
+    import torch.distributed as dist
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
+    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
+
+    host, _, port = store_address.rpartition(":")
+    store = dist.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=TRY)
+    rendezvous = f"{run_id}.{open_generation(store, run_id)}"
+    wanted = RendezvousParameters("c10d", store_address, rendezvous, 1, 1, is_host="0")
+    backend, tcp_store = create_backend(wanted)
+    create_handler(tcp_store, backend, wanted).set_closed()
+
+
 def _closed(store, rendezvous: str) -> bool:
     """Whether torchrun has closed this rendezvous; read as its agents do it."""
     import pickle

@@ -350,7 +350,9 @@ def test_a_job_that_does_not_answer_is_stopped_all_the_same(killed):
     on("node1", f"mkdir {JOBS}/dead && cp {JOBS}/three/state.json {JOBS}/dead/ && chown -R minos: {JOBS}/dead")
     on("node1", f'sed -i \'s/"done"/"running"/; s/"three"/"dead"/\' {JOBS}/dead/state.json')
     done = playbook("playbooks/stop.yml", "-e", "job=dead")
-    assert "Job dead is stopped" in done.stdout and "its units were stopped before it had saved by itself" in done.stdout
+    assert (
+        "Job dead is stopped" in done.stdout and "its units were stopped before it had saved by itself" in done.stdout
+    )
     assert state("dead")["state"] == "stopped" and set(recap(done)) == {"localhost", *NODES}
     nameless = playbook("playbooks/stop.yml", check=False)
     assert nameless.returncode != 0 and "-e job=" in nameless.stdout + nameless.stderr

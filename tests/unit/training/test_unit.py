@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousParameters
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
 
@@ -126,11 +126,16 @@ def store():
         server.terminate()
 
 
+def handler(address: str, rendezvous: str):
+    """An agent's."""
+    wanted = RendezvousParameters("c10d", address, rendezvous, 2, 3, is_host="0", local_addr="127.0.0.1")
+    backend, tcp_store = create_backend(wanted)
+    return create_handler(tcp_store, backend, wanted)
+
+
 def close(address: str, rendezvous: str) -> None:
     """As torchrun does it at its end."""
-    wanted = RendezvousParameters("c10d", address, rendezvous, 1, 3, is_host="0")
-    backend, tcp_store = create_backend(wanted)
-    create_handler(tcp_store, backend, wanted).set_closed()
+    handler(address, rendezvous).set_closed()
 
 
 def joined(address: str, output: Path) -> str:
@@ -145,6 +150,15 @@ def test_the_id_that_is_open_is_joined(store, tmp_path):
     assert joined(store, output) == joined(store, output) == "MINOS_RENDEZVOUS=r1.1\n"
     close(store, "r1.1")
     assert joined(store, output) == "MINOS_RENDEZVOUS=r1.2\n"
+
+
+def test_who_waits_for_others_is_sent_home_when_the_job_has_failed(store):
+    waits = ThreadPoolExecutor(1).submit(handler(store, "r1.0").next_rendezvous)
+    with pytest.raises(TimeoutError):
+        waits.result(timeout=2)
+    unit.close(store, "r1")
+    with pytest.raises(RendezvousClosedError):
+        waits.result(timeout=20)
 
 
 def test_agents_that_come_together_advance_it_once(store):
