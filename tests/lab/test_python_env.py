@@ -83,19 +83,6 @@ def test_they_are_the_same_and_stay_so(nodes):
     assert set(changed(LAB.playbook("site.yml", "--tags", "python_env")).values()) == {0}
 
 
-def test_a_fourth_node_takes_all_of_it_from_the_share(nodes, tmp_path):
-    """It joins later, with no index that would answer it; and nothing changes on the others."""
-    LAB.command("up", "-n", "4")
-    LAB.playbook("site.yml", "--tags", "packages,service_user,shared_dir")
-    before = received("node4")
-    done = LAB.playbook("site.yml", "--tags", "python_env", inventory=with_hosts(tmp_path, {"node4": CUT_OFF}))
-    came = received("node4") - before
-    print(f"bytes that came to node4: {came}")
-    assert came < 5e6, "no more than Ansible itself sends"
-    assert changed(done).pop("node4") > 3 and {changed(done)[name] for name in NODES} == {0}
-    assert "node1, node2, node3, node4: the same Python 3.11" in LAB.playbook("playbooks/parity.yml").stdout
-
-
 def test_a_package_that_is_gone_is_named_and_mended(nodes):
     LAB.inside("node2", f"/opt/minos/uv/bin/uv pip uninstall --quiet --python {ENV}/bin/python tqdm")
     done = LAB.playbook("playbooks/parity.yml", check=False)
@@ -130,25 +117,49 @@ def test_an_installation_that_broke_off_is_made_whole(nodes, tmp_path):
     assert LAB.playbook("playbooks/parity.yml").returncode == 0
 
 
+BY_CONDA = "/opt/minos/envs/by-conda"
+
+
+def by_conda(*names: str) -> dict[str, dict]:
+    """What these nodes are told for conda's way; nobody but the head reaches an index."""
+    both = {"python_env_kind": "conda", "cluster_env_path": BY_CONDA}
+    both["python_env_miniforge_url"] = "file:///var/tmp/miniforge.sh"
+    both["python_env_miniforge_sha256"] = LAB.inside("node1", "sha256sum /var/tmp/miniforge.sh").split()[0]
+    return {name: both | (CUT_OFF if name != "node1" else {}) for name in names}
+
+
 def test_the_way_by_conda(nodes, tmp_path):
     """All of it but conda itself, see recorded_miniforge.sh."""
     LAB.inside("node1", f"cat > /var/tmp/miniforge.sh <<'END'\n{RECORDED.read_text()}END\n")
-    written = LAB.inside("node1", "sha256sum /var/tmp/miniforge.sh").split()[0]
-    path = "/opt/minos/envs/by-conda"
-    both = {"python_env_kind": "conda", "cluster_env_path": path, "python_env_miniforge_sha256": written}
-    both |= {"python_env_miniforge_url": "file:///var/tmp/miniforge.sh"}
-    inventory = with_hosts(tmp_path, {name: both | (CUT_OFF if name != "node1" else {}) for name in NODES})
+    hosts = by_conda(*NODES)
+    inventory = with_hosts(tmp_path, hosts)
     LAB.playbook("site.yml", "--tags", "python_env", inventory=inventory)
     asked = {name: LAB.inside(name, "cat /opt/minos/conda/bin/asked") for name in NODES}
-    made = f"create --yes --quiet --prefix {path}"
+    made = f"create --yes --quiet --prefix {BY_CONDA}"
     assert asked["node1"] == f"{made} --override-channels --channel conda-forge python=3.11"
     assert asked["node2"] == asked["node3"] == f"{made} --offline ./python-3.11.conda"
     login = "runuser -u minos -- bash -ic 'python -c \"import sys, torch; print(sys.prefix)\"' 2>/dev/null"
-    assert LAB.inside("node2", login) == path
+    assert LAB.inside("node2", login) == BY_CONDA
     again = LAB.playbook("site.yml", "--tags", "python_env", inventory=inventory)
     assert set(changed(again).values()) == {0}
-    other = both | {"python_env_miniforge_sha256": hashlib.sha256(b"").hexdigest()}
+    other = hosts["node1"] | {"python_env_miniforge_sha256": hashlib.sha256(b"").hexdigest()}
     wrong = with_hosts(tmp_path, dict.fromkeys(NODES, other))
     refused = LAB.playbook("site.yml", "--tags", "python_env", inventory=wrong, check=False)
     assert refused.returncode != 0
     assert "checksum" in refused.stdout
+
+
+def test_a_fourth_node_takes_all_of_it_from_the_share(nodes, tmp_path):
+    """It joins later, with no index that would answer it; and nothing changes on the others."""
+    LAB.command("up", "-n", "4")
+    everyone = [*NODES, "node4"]
+    inventory = with_hosts(tmp_path, by_conda(*everyone))
+    LAB.playbook("site.yml", "--tags", "packages,service_user,shared_dir", inventory=inventory)
+    before = received("node4")
+    done = LAB.playbook("site.yml", "--tags", "python_env", inventory=inventory)
+    came = received("node4") - before
+    print(f"bytes that came to node4: {came}")
+    assert came < 5e6, "no more than Ansible itself sends"
+    assert changed(done)["node4"] > 3 and {changed(done)[name] for name in NODES} == {0}
+    same = LAB.playbook("playbooks/parity.yml", inventory=inventory)
+    assert "node1, node2, node3, node4: the same Python 3.11" in same.stdout
