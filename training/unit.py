@@ -124,18 +124,28 @@ def open_generation(store, run_id: str) -> int:
 
 
 def close(store_address: str, run_id: str) -> None:
-    """Send home the agents that still wait for others, up to half an hour, to train a job that has ended."""
+    """Send home the agents of a job that has ended: those that wait for others, up to half an hour, and those whose
+    workers wait for workers that will not come, as long. A node in the waiting list makes these look up.
+    """
+    import pickle
+
     import torch.distributed as dist
-    from torch.distributed.elastic.rendezvous import RendezvousParameters
-    from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
-    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous
+    from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 
     host, _, port = store_address.rpartition(":")
     store = dist.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=TRY)
-    rendezvous = f"{run_id}.{open_generation(store, run_id)}"
-    wanted = RendezvousParameters("c10d", store_address, rendezvous, 1, 1, is_host="0")
-    backend, tcp_store = create_backend(wanted)
-    create_handler(tcp_store, backend, wanted).set_closed()
+    backend = C10dRendezvousBackend(store, f"{run_id}.{open_generation(store, run_id)}")
+    written = False
+    while not written:  # somebody else may have written meanwhile
+        found, token = backend.get_state() or (None, None)
+        state = pickle.loads(found) if found else dynamic_rendezvous._RendezvousState()
+        state.closed = True
+        bell = dynamic_rendezvous._NodeDesc("the job has ended", os.getpid(), 0)
+        state.wait_list.add(bell)
+        state.last_heartbeats[bell] = datetime.datetime.now(datetime.UTC)
+        answer = backend.set_state(pickle.dumps(state), token)
+        written = bool(answer and answer[2])
 
 
 def _closed(store, rendezvous: str) -> bool:

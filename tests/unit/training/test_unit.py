@@ -161,6 +161,17 @@ def test_who_waits_for_others_is_sent_home_when_the_job_has_failed(store):
         waits.result(timeout=20)
 
 
+def test_who_trains_looks_up_when_the_job_has_failed(store):
+    agents = [handler(store, "r1.0") for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda agent: agent.next_rendezvous(), agents))
+    assert [agent.num_nodes_waiting() for agent in agents] == [0, 0, 0]
+    unit.close(store, "r1")
+    assert [agent.num_nodes_waiting() for agent in agents] == [1, 1, 1]
+    with pytest.raises(RendezvousClosedError):
+        agents[0].next_rendezvous()
+
+
 def test_agents_that_come_together_advance_it_once(store):
     host, port = store.split(":")
     close(store, "r1.0")
