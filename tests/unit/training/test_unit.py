@@ -167,6 +167,7 @@ def test_who_trains_looks_up_when_the_job_has_failed(store):
         list(pool.map(lambda agent: agent.next_rendezvous(), agents))
     assert [agent.num_nodes_waiting() for agent in agents] == [0, 0, 0]
     unit.close(store, "r1")
+    time.sleep(1.5)  # an agent takes what it has read for true for a second
     assert [agent.num_nodes_waiting() for agent in agents] == [1, 1, 1]
     with pytest.raises(RendezvousClosedError):
         agents[0].next_rendezvous()
