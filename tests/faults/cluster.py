@@ -19,7 +19,7 @@ JOBS, LOCAL = "/srv/minos/jobs", "/var/lib/minos/jobs"
 GRACE = 20
 """node_grace of all jobs here; the group's timeout is in job.yaml."""
 SETTINGS = ("nnodes=3", "config=tests/faults/job.yaml", f"node_grace={GRACE}", "job_node_stop_timeout=60")
-WATCH = "/root/watch.py"
+WATCH = "/var/tmp/watch.py"
 
 
 def error_of(output: str) -> str:
