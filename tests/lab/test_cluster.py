@@ -393,6 +393,8 @@ def test_the_report_names_who_failed_first_and_not_who_lost_a_peer(killed, tmp_p
     assert failed["reason"].startswith("killed by signal 9 (SIGKILL) (the workers were started 3 times")
     assert "likely: something killed it" in report and "  where        node2" in report
     assert any("failed (exitcode: -9)" in line for line in failed["last_lines"])
+    shown = "systemctl list-units --plain --no-legend --state=active,activating 'minos-train@shot*'"
+    wait_until(lambda: not any(on(node, shown) for node in NODES), 90)  # nobody waits for those who have given up
 
 
 FAILING = {
