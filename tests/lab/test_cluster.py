@@ -371,32 +371,6 @@ def test_a_node_that_is_told_to_leave_saves_first_and_is_waited_for(killed):
     assert re.search(rf"resumed from .*\(step {left['step']}/60\)", journals)
 
 
-def test_the_report_names_who_failed_first_and_not_who_lost_a_peer(killed, tmp_path):
-    """Something kills node2's worker whenever it has met the others: it cannot say so itself, and they only miss it."""
-    settings = "nnodes=3 nnodes_min=3 job=shot job_node_max_restarts=1 sample_tokens=0"
-    command = ["ansible-playbook", "-i", "inventory/lab", "train.yml", "-e", settings]
-    with (tmp_path / "said").open("w") as said:
-        following = subprocess.Popen(
-            command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=said, stderr=said
-        )
-        met, patience = set(), time.monotonic() + 300
-        while following.poll() is None and time.monotonic() < patience:
-            journal = on("node2", "journalctl --no-pager -o cat -u minos-train@shot | grep '^rank ' || true")
-            for pid in set(re.findall(r" pid=(\d+)", journal)) - met:
-                on("node2", f"kill -9 {pid}")
-                met.add(pid)
-            time.sleep(0.5)
-        following.terminate()
-    failed, report = state("shot"), (tmp_path / "said").read_text()
-    assert following.returncode != 0
-    assert (failed["state"], failed["failed_node"], failed.get("step", 0)) == ("failed", "node2", 0)
-    assert failed["reason"].startswith("killed by signal 9 (SIGKILL) (the workers were started 3 times")
-    assert "likely: something killed it" in report and "  where        node2" in report
-    assert any("failed (exitcode: -9)" in line for line in failed["last_lines"])
-    shown = "systemctl list-units --plain --no-legend --state=active,activating 'minos-train@shot*'"
-    wait_until(lambda: not any(on(node, shown) for node in NODES), 90)  # nobody waits for those who have given up
-
-
 FAILING = {
     "before the start": ("data_train=/srv/minos/nothing.txt data_heldout=", "/srv/minos/nothing.txt"),
     "on the nodes": ("backend=nccl", "likely: the NVIDIA driver is missing"),
