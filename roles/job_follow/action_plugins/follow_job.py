@@ -36,7 +36,7 @@ from training import failures
 
 display = Display()
 ENDED = ("done", "stopped", "failed")
-EXPLAINED_WITHIN = 30  # seconds from the end of a job to its nodes' word of why
+EXPLAINED_WITHIN = 60  # seconds from the end of a job to its nodes' word of why
 
 
 def summary(job: str, state: dict[str, Any], shared: str) -> str:
