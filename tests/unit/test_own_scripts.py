@@ -9,6 +9,11 @@ from ansible.parsing.splitter import parse_kv
 from paths import ROOT, action_plugin
 
 plan_job = action_plugin("job_plan", "plan_job")
+
+from job_planning.arguments import words  # noqa: E402  (plan_job has said where it lies)
+from job_planning.files import files_of  # noqa: E402
+from job_planning.requirements import extra_packages  # noqa: E402
+
 NODES = ["node1", "node2"]
 CLUSTER = {"cluster_state_path": "/var/lib/minos", "cluster_shared_path": "/srv/minos", "python_env_variant": "cpu"}
 TASK_VARS = {
@@ -100,7 +105,7 @@ def test_its_arguments_are_what_was_typed(typed, words, asked):
 
 
 def test_a_list_of_arguments_is_taken_as_it_is():
-    assert plan_job.own_scripts.words(["--n", 3], []) == (["--n", "3"], set())
+    assert words(["--n", 3], []) == (["--n", "3"], set())
 
 
 BAD = {
@@ -145,9 +150,20 @@ def test_what_every_job_gets_is_not_asked_for(script):
     folder = script.parent
     (folder / "training").mkdir()
     (folder / "training/checkpoints.py").write_text("")
-    assert len(plan_job.own_scripts.files_of(script, None, ours=folder)) == 1
+    assert len(files_of(script, None, ours=folder)) == 1
     with pytest.raises(ValueError, match="it imports training, which lies beside it"):
-        plan_job.own_scripts.files_of(script, None, ours=ROOT)
+        files_of(script, None, ours=ROOT)
+
+
+def test_archives_of_days_past_are_taken_away(asked):
+    old = ROOT / "build/own-0123456789ab.tar"
+    old.parent.mkdir(exist_ok=True)
+    old.write_bytes(b"")
+    todays = plan(asked)["archives"][1]["archive"]
+    assert old.exists()
+    os.utime(old, (0, 0))
+    plan(asked)
+    assert not old.exists() and os.path.exists(todays)
 
 
 def test_a_folder_that_is_too_large_is_refused_with_the_reason(asked, script, monkeypatch):
@@ -197,11 +213,11 @@ BAD_PACKAGES = {
 def test_packages_that_cannot_be_are_refused(text, message, packages):
     packages.write_text(text)
     with pytest.raises(ValueError) as refused:
-        plan_job.own_scripts.extra_packages(packages, LOCK)
+        extra_packages(packages, LOCK)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_the_locked_version_may_be_named(packages):
     packages.write_text('torch==2.13.0\nnumpy>=1\nnumpy<1; python_version < "3"\n')
-    assert plan_job.own_scripts.extra_packages(packages, LOCK).count("\n") == 3
+    assert extra_packages(packages, LOCK).count("\n") == 3

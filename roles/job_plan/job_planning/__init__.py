@@ -1,0 +1,1 @@
+"""What train.yml was asked for, read on this machine. Every refusal is a ValueError of one line."""
