@@ -173,7 +173,8 @@ def failures_recorded(state: JobState) -> Iterator[None]:
         reason = str(error) if ours or isinstance(error, NonFiniteError) else f"{type(error).__name__}: {error}"
         try:
             lines = details if ours else traceback.format_exc().strip().splitlines()[-LINES:]
-            state.fail(reason, node, rank, run_id(), lines, process_began())
+            claimed = "MINOS_RUN_ID" in os.environ
+            state.fail(reason, node, rank, run_id(), lines, process_began(), claimed=claimed)
         except (OSError, StateError) as problem:
             print(f"the failure cannot be recorded: {problem}", file=sys.stderr, flush=True)
         if not ours:

@@ -178,17 +178,21 @@ class JobState:
         run_id: str = "",
         last_lines: Sequence[str] = (),
         began: datetime.datetime | None = None,
+        claimed: bool = False,
     ) -> bool:
         """Record a failure, with the last lines that the rank said; the first one wins. Returns whether this was it.
 
         How an earlier start ended does not count: one with another `run_id`, or, where starts have none, that ended
-        before this process `began`.
+        before this process `began`. Where the start was `claimed` before its workers were there, another id in the
+        file is that of a later start, which does not pay for this one.
         """
         fields = {"failed_rank": rank, "run_id": run_id or None, "failed_node": node, "reason": reason}
         fields["last_lines"] = list(last_lines) or None
         with self._locked():
             content = self.read()
             earlier = content.get("run_id") != run_id if run_id else bool(began) and _ended_before(content, began)
+            if claimed and content.get("run_id", run_id) != run_id:
+                return False
             if content.get("state") in ENDED and not earlier:
                 return False
             content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}

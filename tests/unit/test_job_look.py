@@ -54,7 +54,7 @@ def node(tmp_path):
         asked = {"shared": str(shared), "state": str(state), "read_share": read_share, "settings": str(settings)}
         path = f"{tmp_path}:{os.environ['PATH']}"
         done = subprocess.run(
-            [sys.executable, PROGRAM, json.dumps(asked)],
+            [sys.executable, ask.program, json.dumps(asked)],
             env=os.environ | {"PATH": path},
             capture_output=True,
             text=True,
@@ -62,7 +62,8 @@ def node(tmp_path):
         )
         return done.stdout
 
-    ask.shared = shared
+    ask.shared, ask.program = shared, tmp_path / "look.py"
+    ask.program.write_bytes(PROGRAM.read_bytes())
     return ask
 
 
@@ -93,6 +94,27 @@ def test_what_is_wrong_with_the_share_or_a_job_in_it_is_said(node):
     (node.shared / "jobs").rename(node.shared / "gone")
     said = json.loads(node())
     assert "No such file" in said["share"] and said["jobs"] == {}
+
+
+def test_a_folder_that_cannot_be_read_hides_no_other(node):
+    """Left by a service user of another number, or gone between two looks."""
+    program = PROGRAM.read_text().replace(
+        'if __name__ == "__main__":',
+        "real = job\n"
+        "def job(folder):\n"
+        "    if folder.name == 'foreign':\n"
+        "        raise PermissionError(13, 'Permission denied')\n"
+        "    if folder.name == 'vanishes':\n"
+        "        raise FileNotFoundError(2, 'No such file or directory')\n"
+        "    return real(folder)\n"
+        'if __name__ == "__main__":',
+    )  # as root, which may read all, the kernel refuses nothing
+    for name in ("foreign", "vanishes"):
+        (node.shared / "jobs" / name).mkdir()
+    node.program.write_text(program)
+    said = json.loads(node())
+    assert said["share"] == "answers" and set(said["jobs"]) == {"demo", "foreign"}
+    assert said["jobs"]["foreign"]["problem"].endswith("foreign cannot be read (Permission denied)")
 
 
 def test_a_share_that_hangs_is_left_alone():

@@ -36,25 +36,31 @@ def texts():
 
 
 def test_it_is_the_units_line_with_everything_filled_in(texts):
-    command = show_command.command_of("demo", **texts)
+    command = show_command.command_of("demo", **texts, by_hand="hand-1")
     assert command.directory == "/state/jobs/demo"
     line = shlex.join(command.words)
     assert "/env/bin/python -m torch.distributed.run --nnodes=1:2 --nproc-per-node=2" in line
-    assert "--rdzv-endpoint=10.0.0.1:29500 --rdzv-id=demo-1.0 " in line
+    assert "--rdzv-endpoint=10.0.0.1:29500 --rdzv-id=hand-1 " in line
     assert "-m training.script --config /state/jobs/demo/config.yaml --job-dir /srv/jobs/demo" in line
     assert "$" not in line and "%" not in line
     assert (command.environment["PYTHONPATH"], command.environment["MINOS_PACKAGES"]) == ("/code", "/packages")
     assert (command.environment["OMP_NUM_THREADS"], command.environment["MINOS_NODE"]) == ("4", "node2")
 
 
+def test_a_start_by_hand_is_none_that_has_ended(texts):
+    """Under the id of the last start the workers find that start's end, and have nothing to do."""
+    command = show_command.command_of("demo", **texts, by_hand="hand-1")
+    assert command.environment["MINOS_RENDEZVOUS"] == "hand-1" and "MINOS_RUN_ID" not in command.environment
+
+
 def test_a_job_that_has_run_keeps_the_rendezvous_that_is_open(texts):
-    command = show_command.command_of("demo", **texts | {"rendezvous": "MINOS_RENDEZVOUS=demo-1.3\n"})
+    command = show_command.command_of("demo", **texts | {"rendezvous": "MINOS_RENDEZVOUS=demo-1.3\n"}, by_hand="")
     assert "--rdzv-id=demo-1.3" in command.words
 
 
 def test_a_shell_understands_it(texts):
     """The real shell sees the very words and variables; only the program is another one."""
-    command = show_command.command_of("demo", **texts)
+    command = show_command.command_of("demo", **texts, by_hand="hand-1")
     lines = show_command.lines_of(command)
     assert max(map(len, lines)) < 160
     first = next(number for number, line in enumerate(lines) if line.startswith("/"))
@@ -66,15 +72,15 @@ def test_a_shell_understands_it(texts):
 @pytest.mark.parametrize("missing", ["unit", "settings"])
 def test_a_job_that_is_not_there_is_said_so(missing, texts):
     with pytest.raises(ValueError, match="there is no job demo"):
-        show_command.command_of("demo", **texts | {missing: ""})
+        show_command.command_of("demo", **texts | {missing: ""}, by_hand="")
 
 
 def test_what_an_own_script_gets_and_the_recipes_do_not(texts):
-    own = show_command.command_of("demo", **texts).environment
+    own = show_command.command_of("demo", **texts, by_hand="hand-1").environment
     assert "HF_HUB_OFFLINE" not in own, "nothing has been fetched for it"
     VALUES["job_node_plan"] = {**PLAN, "recipe": "finetune", "packages": {}}
     try:
-        ours = show_command.command_of("demo", **texts | {"settings": rendered("job.env.j2")}).environment
+        ours = show_command.command_of("demo", **texts | {"settings": rendered("job.env.j2")}, by_hand="").environment
     finally:
         VALUES["job_node_plan"] = PLAN
     assert ours["HF_HUB_OFFLINE"] == "1" and "MINOS_PACKAGES" not in ours

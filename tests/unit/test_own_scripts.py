@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -163,7 +164,7 @@ def test_archives_of_days_past_are_taken_away(asked):
     assert old.exists()
     os.utime(old, (0, 0))
     plan(asked)
-    assert not old.exists() and os.path.exists(todays)
+    assert not old.exists() and Path(todays).exists()
 
 
 def test_a_folder_that_is_too_large_is_refused_with_the_reason(asked, script, monkeypatch):

@@ -16,7 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from ansible.template import trust_as_template
 from paths import ROOT, action_plugin
+from rendering import SHARED, evaluated
 
 from training.state import JobState
 from training.storage.steps import PROGRESS, TREES, Steps
@@ -240,16 +242,31 @@ def test_too_few_nodes_answer():
 def pieces(folder, files, count):
     """What read_piece.py gives, run as on a node."""
     at = 0
-    asked = {"folder": str(folder), "files": [file[:2] for file in files], "count": count}
     program = ROOT / "roles/job_export/files/read_piece.py"
     while at < sum(file.size for file in files):
-        command = [sys.executable, program, json.dumps(asked | {"at": at})]
+        asked = {"folder": str(folder), "count": count, **export.piece_at(files, at)}
+        command = [sys.executable, program, json.dumps(asked)]
         piece = base64.b64decode(json.loads(subprocess.check_output(command, text=True))["piece"])
         at += len(piece)
         yield piece
 
 
-def test_files_travel_in_pieces_that_do_not_mind_their_borders(tmp_path):
+def test_a_result_of_many_files_is_asked_for_by_a_few_at_a_time():
+    """All of their names would not fit into one command."""
+    files = [export.Wanted(f"images/{number:032d}.png", number % 3, "") for number in range(5000)]
+    at, total, seen = 0, sum(file.size for file in files), []
+    while at < total:
+        asked = export.piece_at(files, at)
+        assert 0 < len(asked["files"]) <= export.MOST
+        assert 0 <= asked["at"] < asked["files"][0][1]
+        seen += asked["files"]
+        at += sum(size for _, size in asked["files"]) - asked["at"]
+    assert [name for name, size in seen if size] == [file.name for file in files if file.size]
+
+
+def test_files_travel_in_pieces_that_do_not_mind_their_borders(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "MOST", 2)
+    monkeypatch.setattr(export, "PIECE", 10)
     contents = {"a": b"", "b/c": os.urandom(25), "d": os.urandom(10), "e": b"x"}
     for name, content in contents.items():
         (tmp_path / "there" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -279,3 +296,20 @@ def test_a_stop_that_the_head_cannot_record_fails():
     }
     lines, fine = stop.stopped("demo", "node1", {"answer": {}, "problem": "it does not answer"}, {}, units)
     assert not fine and "The units of node2 are stopped" in lines[0] and "once node1 answers" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "given"),
+    [
+        ("job_clean", "job_clean_sure", "sure"),
+        ("job_clean", "job_clean_everything", "everything"),
+        ("job_logs", "job_logs_everything", "all"),
+        ("reset_ask", "reset_ask_sure", "sure"),
+        ("reset_ask", "reset_ask_remove_data", "remove_data"),
+        ("reset", "reset_remove_data", "remove_data"),
+    ],
+)
+@pytest.mark.parametrize("word", ["false", "no", "False"])
+def test_a_switch_that_is_off_is_off(role, name, given, word):
+    """`-e sure=false` comes as a text, and a text that is not empty is true."""
+    assert evaluated(role, name, **{name: trust_as_template(SHARED[name]), given: word}) is False

@@ -7,7 +7,9 @@ them: the pieces come the way that commands go.
 from __future__ import annotations
 
 import base64
+import bisect
 import hashlib
+import itertools
 import json
 import shlex
 import sys
@@ -24,6 +26,7 @@ from job_view import document
 from job_view.figures import size
 
 PIECE = 4 << 20  # bytes fetched by one command
+MOST = 200  # files named in one command, whose argument may have 128 KiB
 SUMS = "SHA256SUMS"
 
 
@@ -77,6 +80,14 @@ def fetch(folder: Path, files: Sequence[Wanted], pieces: Iterator[bytes]) -> Non
         part.replace(target)
 
 
+def piece_at(files: Sequence[Wanted], at: int) -> dict[str, Any]:
+    """The files (name, bytes) from byte `at` of all on, as many as one command may name; and where in them that is."""
+    begins = list(itertools.accumulate((file.size for file in files), initial=0))
+    first = bisect.bisect_right(begins, at) - 1
+    last = min(bisect.bisect_left(begins, at + PIECE), first + MOST)
+    return {"files": [file[:2] for file in files[first:last]], "at": at - begins[first]}
+
+
 class ActionModule(ActionBase):
     """Arguments: job, state, folder (its own on the head), files (of list_results.py), to, program (read_piece.py),
     python (there), output.
@@ -103,11 +114,11 @@ class ActionModule(ActionBase):
         return result | {"changed": bool(wanted), "msg": text}
 
     def _pieces(self, files: Sequence[Wanted]) -> Iterator[bytes]:
+        folder, program = self._task.args["folder"], Path(self._task.args["program"]).read_bytes()
         total, at = sum(file.size for file in files), 0
-        asked = {"folder": self._task.args["folder"], "files": [file[:2] for file in files], "count": PIECE}
-        program = Path(self._task.args["program"]).read_bytes()
         while at < total:
-            words = [self._task.args["python"], "-", json.dumps(asked | {"at": at})]
+            asked = {"folder": folder, "count": PIECE, **piece_at(files, at)}
+            words = [self._task.args["python"], "-", json.dumps(asked)]
             done = self._low_level_execute_command(shlex.join(words), in_data=program)
             lines = done["stdout"].splitlines()
             if not lines or not lines[-1].startswith("{"):

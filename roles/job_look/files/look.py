@@ -12,6 +12,7 @@ Its argument is a JSON object: shared and state (directories), read_share (wheth
     jobs      job -> state (its file), written (when), began, checkpoint (newest), figures (newest of all nodes)
 """
 
+import errno
 import json
 import os
 import select
@@ -103,24 +104,32 @@ def figures(metrics):
 def jobs(shared):
     found = {}
     for folder in sorted((shared / "jobs").iterdir()):
-        file = folder / "state.json"
-        if not file.exists():
-            continue
         try:
-            state = json.loads(file.read_text(encoding="utf-8"))
-            state["state"]
-        except (ValueError, KeyError, TypeError):
-            found[folder.name] = {"problem": f"{file} cannot be understood; delete it and start the job again"}
+            found[folder.name] = job(folder)
+        except (FileNotFoundError, NotADirectoryError):  # no job, or one that is being removed
             continue
-        newest, began = figures(folder / "metrics" / "metrics.jsonl")
-        found[folder.name] = {
-            "state": state,
-            "written": file.stat().st_mtime,
-            "began": began,
-            "checkpoint": newest_checkpoint([folder / "checkpoints"]),
-            "figures": newest,
-        }
+        except OSError as problem:
+            if problem.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):  # not this folder's, but the share's
+                raise
+            found[folder.name] = {"problem": f"{folder} cannot be read ({problem.strerror})"}
+        except (ValueError, KeyError, TypeError):
+            file = folder / "state.json"
+            found[folder.name] = {"problem": f"{file} cannot be understood; delete it and start the job again"}
     return found
+
+
+def job(folder):
+    file = folder / "state.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    state["state"]  # what has none is no state
+    newest, began = figures(folder / "metrics" / "metrics.jsonl")
+    return {
+        "state": state,
+        "written": file.stat().st_mtime,
+        "began": began,
+        "checkpoint": newest_checkpoint([folder / "checkpoints"]),
+        "figures": newest,
+    }
 
 
 def within(seconds, ask):

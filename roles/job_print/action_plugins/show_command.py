@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 from typing import Any, NamedTuple
 
@@ -19,17 +20,20 @@ class Command(NamedTuple):
     words: list[str]
 
 
-def command_of(job: str, unit: str, settings: str, rendezvous: str) -> Command:
+def command_of(job: str, unit: str, settings: str, rendezvous: str, by_hand: str) -> Command:
     """What systemd makes of the unit's ExecStart= for this job. ValueError where the text is no such unit.
 
-    `settings` and `rendezvous` are its environment files, the second one empty where the job has not run yet.
+    `settings` and `rendezvous` are its environment files, the second empty where the unit is not at work. Then it is
+    for a start by hand, at the rendezvous `by_hand`: under the id of the last start nothing would be left to do.
     """
     text = unit.replace("\\\n", " ")
     lines = dict(re.findall(r"^(ExecStart|WorkingDirectory|User)=(.*)$", text, re.MULTILINE))
     environment = dict(re.findall(r"^([A-Za-z_]\w*)=(.*)$", f"{settings}\n{rendezvous}", re.MULTILINE))
     if "ExecStart" not in lines or "MINOS_RUN_ID" not in environment:
         raise ValueError(f"there is no job {job}")
-    environment.setdefault("MINOS_RENDEZVOUS", f"{environment['MINOS_RUN_ID']}.0")  # the first of a new start
+    if "MINOS_RENDEZVOUS" not in environment:
+        environment["MINOS_RENDEZVOUS"] = by_hand
+        del environment["MINOS_RUN_ID"]
 
     def specified(word: str) -> str:
         return word.replace("%i", job).replace("%t", "/run")
@@ -59,10 +63,14 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         job, user, planned = self._task.args["job"], self._task.args["user"], self._task.args["planned"]
-        commands = {}
-        for node, texts in self._task.args["nodes"].items():
+        commands, texts_of = {}, self._task.args["nodes"]
+        there = "\n".join(texts["rendezvous"] for texts in texts_of.values())
+        meeting = re.search(r"^MINOS_RENDEZVOUS=(.+)$", there, re.MULTILINE)
+        # A node that is not at work would join the others.
+        by_hand = meeting[1] if meeting else f"{job}-by-hand-{secrets.token_hex(4)}"
+        for node, texts in texts_of.items():
             try:
-                commands[node] = command_of(job, **texts)
+                commands[node] = command_of(job, **texts, by_hand=by_hand)
             except ValueError as problem:
                 Display().display(f"# {node}: {problem}\n")
         if not commands:

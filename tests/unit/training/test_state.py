@@ -86,6 +86,14 @@ def test_a_failure_of_a_later_start_replaces_an_earlier_end(tmp_path):
     assert "failed_rank" not in content
 
 
+@pytest.mark.parametrize("now", ["starting", "running", "failed"])
+def test_a_late_worker_of_an_earlier_start_does_not_fail_the_one_that_was_claimed_after_it(now, tmp_path):
+    state = JobState(tmp_path)
+    state.begin(state=now, run_id="r2")
+    assert not state.fail("OOM", "node3", 2, "r1", claimed=True)
+    assert (state.read()["state"], state.read()["run_id"]) == (now, "r2")
+
+
 def test_without_ids_what_ended_before_this_process_began_is_another_start(tmp_path):
     state, now = JobState(tmp_path), datetime.datetime.now(datetime.UTC)
     state.begin(state="stopped")
