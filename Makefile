@@ -63,10 +63,6 @@ test-vm: venv-dev ## tests with virtual machines, which have kernels of their ow
 test-driver: venv-dev ## NVIDIA's driver for real, from Debian's non-free, module and all (root or sudo); not part of `make test`
 	$(PYTEST) tests/driver
 
-.PHONY: test-local
-test-local: venv-dev ## inventory/local on a machine of its own, which types everything itself (root or sudo); not part of `make test`
-	$(PYTEST) tests/local
-
 .PHONY: faults
 faults: venv-dev ## break running jobs in twenty ways at three moments (tests/faults): make faults FAULTS=worker_killed MOMENTS=mid
 	$(BIN)/python -m tests.faults $(if $(KIND),--kind=$(KIND)) --faults="$(FAULTS)" --moments="$(MOMENTS)"

@@ -16,9 +16,9 @@ import yaml
 from tests.fingerprint import differences, take
 from tests.labs import ROOT, Lab, changed
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
-LAB = Lab("here", patience=1700)
+LAB = Lab("here")
 LAB_EXEC = ["python3", "-B", "-m", "lab", "exec"]
 HOME = "/root/minos"
 TOOLS = "apt-get -qq update && apt-get -qq install --yes --no-install-recommends git make openssh-server ufw >/dev/null"
