@@ -67,6 +67,10 @@ test-driver: venv-dev ## NVIDIA's driver for real, from Debian's non-free, modul
 faults: venv-dev ## break running jobs in twenty ways at three moments (tests/faults): make faults FAULTS=worker_killed MOMENTS=mid
 	$(BIN)/python -m tests.faults $(if $(KIND),--kind=$(KIND)) --faults="$(FAULTS)" --moments="$(MOMENTS)"
 
+.PHONY: cycles
+cycles: venv-dev ## start, stop and resume a job twenty times and see what is left behind: make cycles CYCLES=5
+	$(BIN)/python -m tests.faults.cycles $(if $(CYCLES),--cycles=$(CYCLES))
+
 .PHONY: nodes
 nodes: venv-dev ## check every node of an inventory: make nodes INVENTORY=inventory/hosts.yml
 	$(PYTEST) tests/nodes --ansible-inventory=$(or $(INVENTORY),inventory/lab)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.faults import data, report, watch
+from tests.faults import cycles, data, report, watch
 from tests.faults.case import Case, Fault, Struck
 from tests.faults.catalogue import FAULTS, chosen
 from tests.faults.cluster import error_of
@@ -351,3 +351,13 @@ def test_the_data_are_the_same_each_time(tmp_path):
     data.make(tmp_path / "two")
     assert (tmp_path / "one/train.jsonl").read_bytes() == (tmp_path / "two/train.jsonl").read_bytes()
     assert len((tmp_path / "one/heldout.jsonl").read_text().splitlines()) == data.ROWS["heldout.jsonl"]
+
+
+def test_what_cycles_leave_behind_is_named_but_for_the_unit_at_rest():
+    before = {"node1": {"port 0.0.0.0:22", "unit minos-store.service active running"}, "node2": set()}
+    rest = {"unit minos-train@cycles.service inactive dead", "unit minos-train-failed@cycles.service inactive dead"}
+    after = {"node1": before["node1"] | rest, "node2": {"unit minos-train@cycles.service failed failed", "port 1"}}
+    assert cycles.left_behind(before, after) == [
+        "node2: port 1",
+        "node2: unit minos-train@cycles.service failed failed",
+    ]
