@@ -98,7 +98,8 @@ def test_the_driver_is_installed_and_its_module_built(lab):
     before = lab.on("node2", "dpkg-query --show")
     done = lab.site()
     assert done.stdout.count("No NVIDIA GPU in node2") == 1
-    installed = dict(line.split("\t") for line in lab.on("node1", "dpkg-query --show").splitlines())
+    shown = lab.on("node1", r"dpkg-query --show --showformat '${Package}\t${Version}\n'")
+    installed = dict(line.split("\t") for line in shown.splitlines())
     assert set(PACKAGES) <= set(installed)
     assert installed["nvidia-smi"].startswith(f"{lab.branch}.")
     kernel = lab.on("node1", "ls /boot/vmlinuz-* | sed 's,.*vmlinuz-,,'")
