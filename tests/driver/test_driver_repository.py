@@ -242,7 +242,7 @@ def test_nothing_is_changed_under_a_job(repository):
 def test_toolkits_and_the_compute_mode_are_there_for_who_wants_them(repository):
     assert set(ASKED_FOR) & set(on("node1", "dpkg-query --show --showformat='${Package}\\n'").split()) == set()
     wish = [*("-e", "nvidia_cuda_toolkit=true"), *("-e", "nvidia_container_toolkit=true")]
-    wish += ["-e", "nvidia_compute_mode=EXCLUSIVE_PROCESS"]
+    wish += ["-e", "nvidia_compute_mode=exclusive_process"]
     site(*repository, *wish)
     shown = on("node1", "dpkg-query --show --showformat='${Package}\\n'").split()
     assert set(ASKED_FOR) <= set(shown)

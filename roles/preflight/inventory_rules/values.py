@@ -106,7 +106,8 @@ def typed(inventory: Inventory, host: str, name: str, option: Mapping[str, Any])
     spec = {name: {key: option[key] for key in ("type", "elements", "choices") if key in option}}
     fits = ArgumentSpecValidator(spec).validate({name: value})
     if (container and not isinstance(value, container)) or fits.error_messages:
-        fix = f"write one of {', '.join(map(str, choices))}" if choices else EXPECTED.get(kind, f"write a {kind}")
+        words = ", ".join(str(choice) or "''" for choice in choices or ())
+        fix = f"write one of {words}" if choices else EXPECTED.get(kind, f"write a {kind}")
         yield f"{inventory.at(host, name)}{name} is {shown(value)}: {fix}"
 
 
