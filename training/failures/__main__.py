@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.errors import UserError
-from training.failures.first import CLOCKS, Failure, first_failure, seconds
+from training.failures.first import CLOCKS, Failure, counts_since, first_failure, seconds
 from training.failures.journal import Line, entries, failure_in
 from training.files import write_atomically
 from training.state import JobState
@@ -86,7 +86,7 @@ def look(job_dir: Path, node: str, unit: str, run_id: str) -> None:
         own.unlink(missing_ok=True)
         return
     began = seconds(now.get("started")) - CLOCKS
-    found = failure_in(journal_of(unit, began), node, kernels_log(began))
+    found = failure_in(journal_of(unit, began), node, kernels_log(began), counts_since(now))
     if found:
         write_atomically(own, json.dumps(found.to_record(run_id)) + "\n")
     if end == "failed":  # systemd tries no more

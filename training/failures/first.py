@@ -71,14 +71,16 @@ class Failure:
         )
 
 
-def first_failure(state: Mapping[str, Any], found: Iterable[Failure]) -> Failure | None:
-    """The first failure of the job, from its state and from what its nodes have found.
-
-    What a node found before the job's last step was made good for: the job went on behind it. And before it was started
-    there was another start, which ended for its own reasons.
+def counts_since(state: Mapping[str, Any]) -> float:
+    """The time, in seconds since 1970, before which nothing counts that a node has found: the job has made its last
+    step behind it. And before it was started there was another start, which ended for its own reasons.
     """
-    earliest = max(seconds(state.get("stepped")) - LATE, seconds(state.get("started")) - CLOCKS)
-    every = [failure for failure in found if failure.at >= earliest]
+    return max(seconds(state.get("stepped")) - LATE, seconds(state.get("started")) - CLOCKS)
+
+
+def first_failure(state: Mapping[str, Any], found: Iterable[Failure]) -> Failure | None:
+    """The first failure of the job, from its state and from what its nodes have found."""
+    every = [failure for failure in found if failure.at >= counts_since(state)]
     if written := Failure.from_state(state):
         # A worker writes its exception before torchrun and the journal see it go: one event, and it knows more.
         every = [failure for failure in every if failure.follows or not same_event(failure, written)]

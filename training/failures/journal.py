@@ -63,23 +63,31 @@ def entries(journal: str) -> list[Line]:
     return found
 
 
-def failure_in(lines: Sequence[Line], node: str, kernel: Sequence[Line] = ()) -> Failure | None:
-    """How the unit's last start failed on this node, or, where the next one has just begun, the one before it. None
-    when they say nothing of the kind.
+def failure_in(lines: Sequence[Line], node: str, kernel: Sequence[Line] = (), since: float = 0) -> Failure | None:
+    """How the unit failed on this node, the last time that it says something of its own; None when it did not.
 
-    `kernel` are the lines of the kernel's log. In this order: the block in which torchrun says why it gave up; the
-    agent's own end, or that of what comes before it; the last worker that died, where the agent ended well all the
-    same (the job's state told the next worker that there is nothing left to do).
+    `kernel` are the lines of the kernel's log; what is older than `since` was made good for. An agent that was sent
+    home, because the job has failed elsewhere, hides nothing: it may be this node's workers for which it did.
     """
-    starts = list(dict.fromkeys(line.start for line in lines))
-    for start in reversed(starts[-2:]):
+    found: list[Failure] = []
+    for start in reversed(list(dict.fromkeys(line.start for line in lines))):
         said = [line for line in lines if line.text and line.start == start]
         own = [line for line in said if not line.systemd]
         around = [line for line in said if line.systemd] + list(kernel)
-        for rule in (_given_up, _agent_ended, _last_death):
-            if own and (failure := rule(own, around, node)):
-                return failure
-    return None
+        if own:
+            found += [end for end in _ends(own, around, node) if end.at >= since]
+    return next((end for end in found if not end.follows), found[0] if found else None)
+
+
+def _ends(own: Sequence[Line], around: Sequence[Line], node: str) -> list[Failure]:
+    """The ends in one start of the unit, the telling ones first: the block in which torchrun says why it gave up, or
+    the agent's own end, or that of what comes before it; then the workers that died, the last one first, where the
+    agent ended well all the same (the job's state told the next worker that there is nothing left to do).
+    """
+    last = _given_up(own, around, node) or _agent_ended(own, around, node)
+    deaths = [(line, died) for line in reversed(own) if (died := DIED.search(line.text))]
+    workers = [_of_process(own, around, node, int(died["pid"]), int(died["status"]), line) for line, died in deaths]
+    return [last, *workers] if last else workers
 
 
 def _given_up(own: Sequence[Line], around: Sequence[Line], node: str) -> Failure | None:
@@ -94,13 +102,6 @@ def _given_up(own: Sequence[Line], around: Sequence[Line], node: str) -> Failure
     deaths = [line for line in own[:at] if (died := DIED.search(line.text)) and int(died["pid"]) == pid]
     death = [own[at], *deaths][-1]
     return _of_process(own, around, node, pid, status, death, rank=int(rank[1]))
-
-
-def _last_death(own: Sequence[Line], around: Sequence[Line], node: str) -> Failure | None:
-    for line in reversed(own):
-        if died := DIED.search(line.text):
-            return _of_process(own, around, node, int(died["pid"]), int(died["status"]), line)
-    return None
 
 
 def _of_process(

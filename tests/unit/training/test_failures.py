@@ -213,20 +213,35 @@ def test_a_death_is_as_old_as_what_torchrun_did_about_it():
     assert failure_in([*before, line(closing, 200), line(raised, 400)], "node1").at == 200
 
 
+ENDED = "minos-train@x.service: Main process exited, code=exited, status=1/FAILURE"
+SENT_HOME = ["Traceback (most recent call last):", "  File x", "torch.distributed...api.RendezvousClosedError"]
+
+
 def test_the_agents_own_end_counts_more_than_a_death_that_was_made_good_for():
-    ended = "minos-train@x.service: Main process exited, code=exited, status=1/FAILURE"
-    trace = ["Traceback (most recent call last):", "  File x", "torch.distributed...api.RendezvousClosedError"]
-    lines = [line(KILLED, 50), *(line(text, 100) for text in trace), line(ended, 101, 1, systemd=True)]
-    found = failure_in(lines, "node1")
-    assert (found.what, found.rank, found.follows, found.at) == (trace[-1], None, True, 101)
-    shot = ended.replace("exited, status=1/FAILURE", "killed, status=9/KILL")
+    lines = [line(KILLED, 50), *(line(text, 100) for text in SENT_HOME), line(ENDED, 101, 1, systemd=True)]
+    found = failure_in(lines, "node1", since=60)
+    assert (found.what, found.rank, found.follows, found.at) == (SENT_HOME[-1], None, True, 101)
+    shot = ENDED.replace("exited, status=1/FAILURE", "killed, status=9/KILL")
     lines[-1] = line(shot, 101, 1, systemd=True)
     assert failure_in(lines, "node1").what == "Main process exited, code=killed, status=9/KILL"
 
 
-def test_an_earlier_start_of_the_unit_does_not_count():
+def test_an_agent_that_was_sent_home_does_not_hide_what_its_workers_died_of():
+    """The job gave up for them, on another node, before this one's last worker could end by itself."""
+    peerless = ["rank 1/3 node=node2 x", "rank 1 (node2): another rank is gone or late, this one goes too"]
+    lines = [line(KILLED, 50, start="a")]
+    lines += [line(text, 60, 12, start="b") for text in peerless]
+    lines += [line(KILLED.replace("-9", "1").replace("pid: 11", "pid: 12"), 61, start="b")]
+    lines += [line(text, 100, start="b") for text in SENT_HOME] + [line(ENDED, 101, 1, start="b", systemd=True)]
+    found = failure_in(lines, "node2")
+    assert (found.what, found.at) == ("killed by signal 9 (SIGKILL)", 50)
+    assert failure_in(lines, "node2", since=55).what == SENT_HOME[-1]
+    assert failure_in(lines, "node2", since=110) is None
+
+
+def test_an_earlier_start_of_the_unit_does_not_count_once_the_job_went_on():
     old = [line(KILLED, 50, start="a"), line("training", 60, start="b"), line("training", 70, start="c")]
-    assert failure_in(old, "node1") is None
+    assert failure_in(old, "node1", since=55) is None
     just_begun = [line(KILLED, 50, start="b"), line("job x is failed (...): nothing to run", 60, start="c")]
     assert failure_in(just_begun, "node1").what == "killed by signal 9 (SIGKILL)"
 
@@ -382,6 +397,7 @@ def test_a_peers_own_failure_stays_the_first(node):
 
 def test_what_a_node_saw_of_an_earlier_start_of_the_job_does_not_count(node):
     """Neither what another node wrote down then, nor what this one's journal still holds."""
+    JobState(node.job).change(lambda state: state | {"started": "2026-01-01T00:00:00+00:00"})
     node([line(KILLED, time.time() - 100)], "activating")
     file = node.job / "failures/node2.json"
     file.rename(file.with_name("node1.json"))
