@@ -22,10 +22,10 @@ from training.distributed import Place, is_peer_failure, node_name
 from training.errors import UserError
 from training.failures.first import LINES
 from training.folders import Folders
+from training.rendezvous import GONE, leave_failed, send_home
 from training.state import ENDED, JobState, StateError
 
 STOP_FILE = "stop-requested"
-LEAVING = 75  # exit status after a signal: saved, not finished, start me again
 
 
 class NonFiniteError(RuntimeError):
@@ -77,7 +77,7 @@ def run_recipe(module: str, purpose: str, recipe: Callable[[Config, Folders], st
                 outcome = recipe(config, folders)
                 distributed.end()
     if outcome == "leaving":
-        sys.exit(LEAVING)
+        sys.exit(GONE)  # after a signal: saved, not finished
 
 
 def _parse_arguments(module: str, purpose: str) -> argparse.Namespace:
@@ -137,6 +137,8 @@ def ended_already(state: JobState, config: Config | None) -> bool:
     if ended_in in ENDED and (same_start or same_end):
         done = f"{ended_in} at step {before.get('step', 0)}/{before.get('steps', '?')}"
         print(f"nothing to do: {state.file} says {done}; another --job-dir trains anew", flush=True)
+        if ended_in == "failed":
+            leave_failed(int(os.environ.get("RANK", "0")), node_name())
         return True
     return False
 
@@ -175,6 +177,7 @@ def failures_recorded(state: JobState) -> Iterator[None]:
             lines = details if ours else traceback.format_exc().strip().splitlines()[-LINES:]
             claimed = "MINOS_RUN_ID" in os.environ
             state.fail(reason, node, rank, run_id(), lines, process_began(), claimed=claimed)
+            send_home()  # also where another rank was first, whom this one's end may end before it has told them
         except (OSError, StateError) as problem:
             print(f"the failure cannot be recorded: {problem}", file=sys.stderr, flush=True)
         if not ours:

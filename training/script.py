@@ -28,6 +28,7 @@ from pathlib import Path
 import yaml
 
 from training.failures.first import LINES
+from training.rendezvous import leave_failed, send_home
 from training.state import ENDED, OF_THE_LAST_END, JobState, StateError
 
 # A script tells no steps: a start that lasted for so many seconds counts as one that came further.
@@ -102,6 +103,7 @@ def _fail(state: JobState, worker: Worker, reason: str, lines: list[str]) -> Non
     try:
         if state.read().get("attempt") == worker.attempt:
             state.fail(reason, worker.node, worker.rank, worker.run_id, lines)
+            send_home()  # also where another rank was first, whom this one's end may end before it has told them
     except (OSError, StateError) as problem:
         print(f"the failure cannot be recorded: {problem}", file=sys.stderr, flush=True)
 
@@ -211,10 +213,13 @@ def main() -> None:
     after = state.change(lambda content: joined(content, worker, facts, now))
     if after["state"] in ENDED:
         print(f"nothing to do: {state.file} says {after['state']} {after.get('reason', '')}".rstrip(), flush=True)
+        if after["state"] == "failed":
+            leave_failed(worker.rank, worker.node)
         return
     if worker.limit and (tries := after["starts_without_step"]) > worker.limit:
         reason = f"{name} was started {tries} times in a row and no start lasted {LASTED} s; what ended them stands in "
         _fail(state, worker, f"{reason}the logs of the nodes", [])
+        leave_failed(worker.rank, worker.node)
         return
 
     folders = {"MINOS_SHARED_DIR": options.job_dir, "MINOS_LOCAL_DIR": options.local_dir or options.job_dir}

@@ -4,17 +4,14 @@
         exit 0: go on; 1: there is nothing to run here, now; 2: no usable state file; 255: try again, the only one that
         systemd takes for a failure here. Waits for the shared directory.
     python -m training.unit rendezvous --store ADDRESS:PORT --run-id X --output FILE
-        waits for the store and writes MINOS_RENDEZVOUS=..., the rendezvous id to join, to FILE.
+        waits for the store and writes MINOS_RENDEZVOUS=..., the rendezvous id to join, to FILE (see rendezvous.py).
 
-A rendezvous that torchrun has closed (workers that failed too often) stays closed, and every agent that asks for it
-gives up. So the id is the start's own (the run id) and a generation, which whoever finds it closed advances once, by
-compare-and-set in the store, for all agents alike.
+Both belong to minos-train@.service.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import fcntl
 import os
 import signal
@@ -27,11 +24,11 @@ from pathlib import Path
 
 from training.errors import UserError
 from training.files import write_atomically
+from training.rendezvous import join, send_home
 from training.state import ENDED, JobState
 
 BUSY = ".trains"  # in the folder of the node's jobs: the one that may run here
 PAUSE = 5  # seconds between two looks at a share that is not there
-TRY = datetime.timedelta(seconds=5)  # to reach the store; between two tries a signal is heard
 
 
 def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[float], None] = time.sleep) -> int:
@@ -58,8 +55,9 @@ def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[
     if other := _runs_already(local, job_dir.name):
         reason = f"{node} trains job {other}, and a node has one job at a time: stop that one, or choose other nodes"
         print(reason)
-        if content["state"] == "starting":  # where it trains already, it goes on without this node
-            state.fail(reason, node, run_id=run_id)
+        # Where it trains already, it goes on without this node.
+        if content["state"] == "starting" and state.fail(reason, node, run_id=run_id):
+            send_home()
         return 1
     if node in content.get("given_up", []):  # somebody has mended it
         state.change(lambda now: now | {"given_up": [other for other in now.get("given_up", []) if other != node]})
@@ -91,71 +89,6 @@ def _runs_already(local: Path, job: str) -> str:
         return busy.read_text(encoding="utf-8") if busy.exists() else "(unknown)"
     finally:
         os.close(descriptor)
-
-
-def join(store_address: str, run_id: str, output: Path) -> None:
-    """Write the id of the rendezvous that is open to `output`. Waits as long as the store does not answer."""
-    import torch.distributed as dist  # seconds, which the other question does not need
-
-    host, _, port = store_address.rpartition(":")
-    address = {"host_name": host, "port": int(port), "is_master": False, "wait_for_workers": False}
-    store, said = None, False
-    while store is None:
-        try:
-            store = dist.TCPStore(**address, timeout=TRY)
-        except dist.DistError:
-            if not said:
-                print(f"waiting for the store at {store_address}", flush=True)
-            said = True
-    store.set_timeout(datetime.timedelta(seconds=60))
-    rendezvous = f"{run_id}.{open_generation(store, run_id)}"
-    write_atomically(output, f"MINOS_RENDEZVOUS={rendezvous}\n")
-    print(f"rendezvous {rendezvous} at {store_address}", flush=True)
-
-
-def open_generation(store, run_id: str) -> int:
-    """The generation of `run_id` that is not closed, from 0; a closed one is left behind, by one agent for all."""
-    key = f"minos/generation/{run_id}"
-    generation = int(store.compare_set(key, "", "0"))
-    while _closed(store, f"{run_id}.{generation}"):
-        # Whatever stands there now is right: ours, or that of an agent which was quicker.
-        generation = int(store.compare_set(key, str(generation), str(generation + 1)))
-    return generation
-
-
-def close(store_address: str, run_id: str) -> None:
-    """Send home the agents of a job that has ended: those that wait for others, up to half an hour, and those whose
-    workers wait for workers that will not come, as long. A node in the waiting list makes these look up.
-    """
-    import pickle
-
-    import torch.distributed as dist
-    from torch.distributed.elastic.rendezvous import dynamic_rendezvous
-    from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
-
-    host, _, port = store_address.rpartition(":")
-    store = dist.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=TRY)
-    backend = C10dRendezvousBackend(store, f"{run_id}.{open_generation(store, run_id)}")
-    written = False
-    while not written:  # somebody else may have written meanwhile
-        found, token = backend.get_state() or (None, None)
-        state = pickle.loads(found) if found else dynamic_rendezvous._RendezvousState()
-        state.closed = True
-        bell = dynamic_rendezvous._NodeDesc("the job has ended", os.getpid(), 0)
-        state.wait_list.add(bell)
-        state.last_heartbeats[bell] = datetime.datetime.now(datetime.UTC)
-        answer = backend.set_state(pickle.dumps(state), token)
-        written = bool(answer and answer[2])
-
-
-def _closed(store, rendezvous: str) -> bool:
-    """Whether torchrun has closed this rendezvous; read as its agents do it."""
-    import pickle
-
-    from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
-
-    found = C10dRendezvousBackend(store, rendezvous).get_state()
-    return found is not None and pickle.loads(found[0]).closed
 
 
 def _leave(*_: object) -> None:

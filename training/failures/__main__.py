@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -21,8 +20,8 @@ from training.errors import UserError
 from training.failures.first import CLOCKS, Failure, counts_since, first_failure, seconds
 from training.failures.journal import Line, entries, failure_in
 from training.files import write_atomically
+from training.rendezvous import send_home
 from training.state import JobState
-from training.unit import close
 
 LAST = 3000  # lines of the journal: some hundred starts that fail at once, or the last hours of one
 PROPERTIES = ("ActiveState", "SubState", "ExecMainCode", "ExecMainStatus")  # 1 and 0: exited, with status 0
@@ -99,8 +98,8 @@ def look(job_dir: Path, node: str, unit: str, run_id: str) -> None:
         again = written.cause and written.cause.name == "gave-up"
         state.explain(first.to_state() | ({"reason": f"{first.what} ({written.what})"} if again else {}))
     print(f"{unit}: {end}; {found.what if found else 'no failure of its own'}", flush=True)
-    if state.read().get("state") == "failed" and (store := os.environ.get("MINOS_STORE")):
-        close(store, run_id)  # or nodes that wait for this one would be busy with a job that has ended
+    if state.read().get("state") == "failed":
+        send_home()  # or nodes that wait for this one would be busy with a job that has ended
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -257,7 +257,7 @@ TABLE = (
         advice="look at the node that says nothing of this kind; playbooks/logs.yml shows all of them in one order",
         patterns=(
             r"\(SIGTERM\)",  # torchrun, to the processes beside the one that failed
-            r"another rank is gone",  # training/lifecycle.py, training/script.py
+            r"another rank is gone|the job has failed already",  # training/lifecycle.py, script.py, rendezvous.py
             r"RendezvousClosedError|RendezvousGracefulExitError",  # torch, when some agent has closed the rendezvous
             r"SignalException",  # torch, the agent on SIGTERM
         ),

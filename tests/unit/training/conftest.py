@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
+STORE = ROOT / "roles/rendezvous/files/store.py"
 TINY = {
     "scratch_hidden": 16,
     "scratch_heads": 2,
@@ -53,6 +55,23 @@ def tiny_config(pairs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     values = TINY | {"data_train": str(pairs["train"]), "data_heldout": str(pairs["heldout"])}
     file.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()))
     return file
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def store() -> Iterator[str]:
+    """The address of a store like the head's."""
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, str(STORE), *address.split(":")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout.readline().startswith("rendezvous store")
+        yield address
+        server.terminate()
 
 
 class Started:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.unit.training.conftest import Started, metrics_of, state_of
 from training import ledger
+from training.rendezvous import connected, is_closed
 
 STEPS = 120
 WATCHED = ("-m", "tests.unit.training.watched")
@@ -214,3 +215,14 @@ def test_fault_of_one_rank_fails_the_job_and_names_it(fault, reason, last_line, 
     saved = {path.name for path in (tmp_path / "job/checkpoints").glob("step-*")}
     # One that is still being written when the next is due is left out; none holds the bad step.
     assert saved and saved <= {"step-00000001", "step-00000002"}
+
+
+def test_a_failed_job_sends_the_agents_of_all_nodes_home(start, store, tmp_path):
+    """Under Minos: nor do the restarted workers end well, which an agent would wait for."""
+    environment = {"FAULT": "raise", "MINOS_NODE": "lab-node", "MINOS_RUN_ID": "r1", "MINOS_STORE": store}
+    entry = ("-m", "tests.unit.training.one_bad_rank")
+    run = start(2, tmp_path / "job", "steps=10", max_restarts=1, entry=entry, environment=environment)
+    assert run.wait() == 1
+    assert state_of(tmp_path / "job")["reason"] == "KeyError: 'no such column'"
+    assert " (lab-node): the job has failed already, this one goes too" in run.output
+    assert is_closed(connected(store), "r1.0")

@@ -14,6 +14,7 @@ import yaml
 from conftest import ROOT, state_of
 
 from training import script
+from training.rendezvous import connected, is_closed
 from training.script import Worker, joined, reached_the_end
 from training.state import JobState
 
@@ -206,6 +207,15 @@ def test_its_exception_ends_the_job_at_once_and_is_told(own, tmp_path):
     assert (state["failed_node"], state["failed_rank"]) == ("node1", 1)
     assert state["last_lines"][1].endswith('own.py", line 3, in <module>'), "not our frames"
     assert run.output.count("Traceback (most recent call last)") == 1, "the restarted ones had nothing to do"
+
+
+def test_the_agents_of_all_nodes_hear_of_it(own, store, tmp_path):
+    """Under Minos: also the restarted ones do not end well, which an agent would wait for."""
+    run = own("raise ValueError('no such luck')\n", processes=2, MINOS_STORE=store)
+    assert run.wait() == 1
+    assert state_of(tmp_path / "job")["reason"] == "own.py: ValueError: no such luck"
+    assert "): the job has failed already, this one goes too" in run.output
+    assert is_closed(connected(store), "r1.0")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import fcntl
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,8 @@ from torch.distributed.elastic.rendezvous import RendezvousClosedError, Rendezvo
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
 
-from training import unit
+from tests.unit.training.conftest import STORE, free_port
+from training import rendezvous, unit
 from training.state import JobState
 
 ROOT = Path(__file__).parents[3]
@@ -109,23 +109,6 @@ def test_what_nobody_foresaw_is_tried_again(job, monkeypatch, capsys):
     assert "No space left on device" in capsys.readouterr().err
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture
-def store():
-    """The address of a store like the head's."""
-    address = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, str(ROOT / "roles/rendezvous/files/store.py"), *address.split(":")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout.readline().startswith("rendezvous store")
-        yield address
-        server.terminate()
-
-
 def handler(address: str, rendezvous: str):
     """An agent's."""
     wanted = RendezvousParameters("c10d", address, rendezvous, 2, 3, is_host="0", local_addr="127.0.0.1")
@@ -156,7 +139,7 @@ def test_who_waits_for_others_is_sent_home_when_the_job_has_failed(store):
     waits = ThreadPoolExecutor(1).submit(handler(store, "r1.0").next_rendezvous)
     with pytest.raises(TimeoutError):
         waits.result(timeout=2)
-    unit.close(store, "r1")
+    rendezvous.close(store, "r1")
     with pytest.raises(RendezvousClosedError):
         waits.result(timeout=20)
 
@@ -166,11 +149,39 @@ def test_who_trains_looks_up_when_the_job_has_failed(store):
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda agent: agent.next_rendezvous(), agents))
     assert [agent.num_nodes_waiting() for agent in agents] == [0, 0, 0]
-    unit.close(store, "r1")
+    rendezvous.close(store, "r1")
     time.sleep(1.5)  # an agent takes what it has read for true for a second
     assert [agent.num_nodes_waiting() for agent in agents] == [1, 1, 1]
     with pytest.raises(RendezvousClosedError):
         agents[0].next_rendezvous()
+
+
+def test_a_process_of_the_job_sends_all_home(store, monkeypatch, capsys):
+    waits = ThreadPoolExecutor(1).submit(handler(store, "r1.0").next_rendezvous)
+    rendezvous.send_home()  # of a program that Minos has not started
+    monkeypatch.setenv("MINOS_RUN_ID", "r1")
+    monkeypatch.setenv("MINOS_STORE", f"127.0.0.1:{free_port()}")
+    rendezvous.send_home()
+    assert "the other nodes cannot be told that the job has failed: " in capsys.readouterr().err
+    with pytest.raises(TimeoutError):
+        waits.result(timeout=2)
+    monkeypatch.setenv("MINOS_STORE", store)
+    rendezvous.send_home()
+    with pytest.raises(RendezvousClosedError):
+        waits.result(timeout=20)
+
+
+def test_who_cannot_run_here_sends_those_home_who_wait_for_him(job, store, monkeypatch):
+    monkeypatch.setenv("MINOS_RUN_ID", "r1")
+    monkeypatch.setenv("MINOS_STORE", store)
+    (job.parents[1] / "local/.trains").write_text("other")
+    JobState(job).change(lambda state: state | {"state": "starting"})
+    holder = os.open(job.parents[1] / "local", os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    assert ask(job) == 1 and JobState(job).read()["state"] == "failed"
+    os.close(holder)
+    with pytest.raises(RendezvousClosedError):
+        handler(store, "r1.0").next_rendezvous()
 
 
 def test_agents_that_come_together_advance_it_once(store):
@@ -179,7 +190,7 @@ def test_agents_that_come_together_advance_it_once(store):
 
     def one(_):
         connection = dist.TCPStore(host, int(port), is_master=False, timeout=datetime.timedelta(seconds=20))
-        return unit.open_generation(connection, "r1")
+        return rendezvous.open_generation(connection, "r1")
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(one, range(6))) == {1}
@@ -203,7 +214,7 @@ def test_a_store_that_is_not_there_is_waited_for(tmp_path, capfd):
         assert time.monotonic() < patience and not found
         said += capfd.readouterr().out
         time.sleep(0.1)
-    command = [sys.executable, str(ROOT / "roles/rendezvous/files/store.py"), *address.split(":")]
+    command = [sys.executable, str(STORE), *address.split(":")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         waiting.join(30)
         server.terminate()
