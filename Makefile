@@ -51,7 +51,7 @@ test-unit: venv-dev ## tests without nodes
 
 # Two files at a time, each with a lab of its own: Ansible waits for its nodes most of the time.
 test-lab: venv-dev ## tests with throw-away nodes (root or sudo)
-	$(PYTEST) tests/lab --numprocesses=2 --dist=loadfile
+	$(PYTEST) tests/lab --numprocesses=2 --dist=loadfile --durations=12
 
 .PHONY: test-vm
 test-vm: venv-dev ## tests with virtual machines, which have kernels of their own (root or sudo); not part of `make test`
@@ -73,7 +73,7 @@ cycles: venv-dev ## start, stop and resume a job twenty times and see what is le
 
 .PHONY: nodes
 nodes: venv-dev ## check every node of an inventory: make nodes INVENTORY=inventory/hosts.yml
-	$(PYTEST) tests/nodes --ansible-inventory=$(or $(INVENTORY),inventory/lab)
+	$(PYTEST) tests/nodes --ansible-inventory=$(or $(INVENTORY),inventory/lab) --numprocesses=4
 
 .PHONY: benchmarks
 benchmarks: venv .venv-benchmarks/.done ## the training package beside its peers, on an idle machine: about half an hour

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -32,8 +33,8 @@ def here(command: str, *, check: bool = True) -> subprocess.CompletedProcess[str
     return LAB.command("exec", "node1", "bash", "-c", typed, check=check)
 
 
-def playbook(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return here(f"ansible-playbook -i inventory/local {name} {' '.join(arguments)}")
+def playbook(name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return here(shlex.join(["ansible-playbook", "-i", "inventory/local", name, *arguments]), check=check)
 
 
 def copy_of_the_project() -> None:
@@ -115,6 +116,21 @@ def test_a_second_run_changes_nothing(own):
 def test_it_trains(own):
     done = playbook("train.yml", "-e", "nnodes=1", "-e", "steps=20", "-e", "job=alone")
     assert "Job alone: done at step 20 of 20" in done.stdout
+
+
+FAILING = {
+    "before the start": ("data_train=/srv/minos/nothing.txt data_heldout=", "/srv/minos/nothing.txt"),
+    "on the node": ("backend=nccl", "likely: the NVIDIA driver is missing"),
+}
+
+
+@pytest.mark.parametrize(("setting", "reason"), FAILING.values(), ids=FAILING)
+def test_a_job_that_cannot_work_fails_with_the_reason(setting, reason, own):
+    job = f"bad-{setting.split('=')[0]}".replace("_", "-")
+    done = playbook("train.yml", "-e", f"nnodes=1 job={job} {setting}", check=False)
+    assert done.returncode != 0
+    assert LAB.inside("node1", f"grep '\"state\"' /srv/minos/jobs/{job}/state.json") == '  "state": "failed",'
+    assert reason in done.stdout + done.stderr
 
 
 def test_the_verbs_answer_there(own):
