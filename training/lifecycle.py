@@ -177,7 +177,8 @@ def failures_recorded(state: JobState) -> Iterator[None]:
             lines = details if ours else traceback.format_exc().strip().splitlines()[-LINES:]
             claimed = "MINOS_RUN_ID" in os.environ
             state.fail(reason, node, rank, run_id(), lines, process_began(), claimed=claimed)
-            send_home()  # also where another rank was first, whom this one's end may end before it has told them
+            if state.read().get("state") == "failed":
+                send_home()  # also where another rank was first, whom this one's end may end before it has told them
         except (OSError, StateError) as problem:
             print(f"the failure cannot be recorded: {problem}", file=sys.stderr, flush=True)
         if not ours:

@@ -17,6 +17,7 @@ from pathlib import Path
 from training.files import write_atomically
 
 TRY = datetime.timedelta(seconds=5)  # to reach the store; between two tries a signal is heard
+GENERATION = "minos/generation/{}"  # the store's key for the newest of a run id
 GONE = 75  # exit status of a worker that may be started again, if there is still something to do
 
 
@@ -48,7 +49,7 @@ def join(store_address: str, run_id: str, output: Path) -> None:
 
 def open_generation(store, run_id: str) -> int:
     """The generation of `run_id` that is not closed, from 0; a closed one is left behind, by one agent for all."""
-    key = f"minos/generation/{run_id}"
+    key = GENERATION.format(run_id)
     generation = int(store.compare_set(key, "", "0"))
     while is_closed(store, f"{run_id}.{generation}"):
         # Whatever stands there now is right: ours, or that of an agent which was quicker.
@@ -66,17 +67,19 @@ def close(store_address: str, run_id: str) -> None:
     from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 
     store = connected(store_address)
-    backend = C10dRendezvousBackend(store, f"{run_id}.{open_generation(store, run_id)}")
-    written = False
-    while not written:  # somebody else may have written meanwhile
-        found, token = backend.get_state() or (None, None)
-        state = pickle.loads(found) if found else dynamic_rendezvous._RendezvousState()
-        state.closed = True
-        bell = dynamic_rendezvous._NodeDesc("the job has ended", os.getpid(), 0)
-        state.wait_list.add(bell)
-        state.last_heartbeats[bell] = datetime.datetime.now(datetime.UTC)
-        answer = backend.set_state(pickle.dumps(state), token)
-        written = bool(answer and answer[2])
+    newest = int(store.compare_set(GENERATION.format(run_id), "", "0"))
+    for generation in range(newest + 1):  # torchrun closes one without a bell, and some may still be in it
+        backend = C10dRendezvousBackend(store, f"{run_id}.{generation}")
+        written = False
+        while not written:  # somebody else may have written meanwhile
+            found, token = backend.get_state() or (None, None)
+            state = pickle.loads(found) if found else dynamic_rendezvous._RendezvousState()
+            state.closed = True
+            bell = dynamic_rendezvous._NodeDesc("the job has ended", os.getpid(), 0)
+            state.wait_list.add(bell)
+            state.last_heartbeats[bell] = datetime.datetime.now(datetime.UTC)
+            answer = backend.set_state(pickle.dumps(state), token)
+            written = bool(answer and answer[2])
 
 
 def is_closed(store, rendezvous: str) -> bool:

@@ -27,12 +27,9 @@ from pathlib import Path
 
 import yaml
 
-from training.failures.first import LINES
+from training.failures.first import LASTED, LINES
 from training.rendezvous import leave_failed, send_home
 from training.state import ENDED, OF_THE_LAST_END, JobState, StateError
-
-# A script tells no steps: a start that lasted for so many seconds counts as one that came further.
-LASTED = 300
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -76,8 +73,10 @@ def joined(content: dict, worker: Worker, facts: Mapping[str, object], now: date
     if content.get("state") in ENDED and content.get("run_id") == worker.run_id:
         return None
     if content.get("attempt") != worker.attempt:
-        lasted = (now - _moment(content.get("attempt_began"), now)).total_seconds() >= LASTED
+        began = content.get("attempt_began")
+        lasted = (now - _moment(began, now)).total_seconds() >= LASTED
         tries = 1 if lasted else int(content.get("starts_without_step", 0)) + 1
+        content = content | ({"lasting_began": began} if lasted else {})
         content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}
         content |= {"attempt": worker.attempt, "attempt_began": now.isoformat(timespec="seconds")}
         content |= {"workers": {}, "finished": [], "run_id": worker.run_id}
@@ -98,14 +97,20 @@ def reached_the_end(content: dict, worker: Worker) -> dict | None:
     return content | {"finished": finished} | ({"state": "done"} if len(finished) == worker.world_size else {})
 
 
-def _fail(state: JobState, worker: Worker, reason: str, lines: list[str]) -> None:
-    """Record why the job has failed, unless a later attempt is under way, which would pay for an earlier one."""
+def _fail(state: JobState, worker: Worker, reason: str, lines: list[str]) -> bool:
+    """Record why the job has failed, unless a later attempt is under way, which would pay for an earlier one. Returns
+    whether the job has failed.
+    """
+    failed = False
     try:
         if state.read().get("attempt") == worker.attempt:
             state.fail(reason, worker.node, worker.rank, worker.run_id, lines)
-            send_home()  # also where another rank was first, whom this one's end may end before it has told them
+            failed = state.read().get("state") == "failed"
     except (OSError, StateError) as problem:
         print(f"the failure cannot be recorded: {problem}", file=sys.stderr, flush=True)
+    if failed:
+        send_home()  # also where another rank was first, whom this one's end may end before it has told them
+    return failed
 
 
 def _moment(text: object, otherwise: datetime.datetime) -> datetime.datetime:
@@ -218,8 +223,8 @@ def main() -> None:
         return
     if worker.limit and (tries := after["starts_without_step"]) > worker.limit:
         reason = f"{name} was started {tries} times in a row and no start lasted {LASTED} s; what ended them stands in "
-        _fail(state, worker, f"{reason}the logs of the nodes", [])
-        leave_failed(worker.rank, worker.node)
+        if _fail(state, worker, f"{reason}the logs of the nodes", []):
+            leave_failed(worker.rank, worker.node)
         return
 
     folders = {"MINOS_SHARED_DIR": options.job_dir, "MINOS_LOCAL_DIR": options.local_dir or options.job_dir}

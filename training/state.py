@@ -11,7 +11,8 @@ holds
     nnodes_min, given_up (nodes that will not try again),
     starts (of its workers, since it was started), starts_without_step (in a row, up to now),
     resumed_at (the step from which the newest of them goes on);
-    of somebody's own script (see script.py) also script, attempt, attempt_began, workers, finished
+    of somebody's own script (see script.py) also script, attempt, attempt_began, lasting_began (of
+    the newest attempt before that one that lasted), workers, finished
 
 and is replaced as a whole, so a reader never sees half of it. What is not known yet is absent.
 

@@ -260,6 +260,7 @@ TABLE = (
             r"another rank is gone|the job has failed already",  # training/lifecycle.py, script.py, rendezvous.py
             r"RendezvousClosedError|RendezvousGracefulExitError",  # torch, when some agent has closed the rendezvous
             r"SignalException",  # torch, the agent on SIGTERM
+            r"^ended with exit status 75$",  # failures/journal.py: a worker that left to be started again
         ),
         follows=True,
     ),

@@ -17,6 +17,7 @@ from training.failures.causes import Cause, cause_of
 LINES = 20  # kept around a failure
 CLOCKS = 5  # seconds that the clocks of two nodes, or two records of one event, may be apart
 LATE = 30  # seconds that a step may come later into the job's state than it was made
+LASTED = 300  # seconds: a script tells no steps, and a start of its workers that lasted so long counts as one
 FIELDS = ("reason", "failed_rank", "failed_node", "failed_at", "last_lines", "cause", "advice")
 
 
@@ -73,9 +74,19 @@ class Failure:
 
 def counts_since(state: Mapping[str, Any]) -> float:
     """The time, in seconds since 1970, before which nothing counts that a node has found: the job has made its last
-    step behind it. And before it was started there was another start, which ended for its own reasons.
+    step behind it, or, as a script, has lasted. And before it was started there was another start, which ended for its
+    own reasons.
     """
-    return max(seconds(state.get("stepped")) - LATE, seconds(state.get("started")) - CLOCKS)
+    made_good = [seconds(state.get("stepped")) - LATE, seconds(state.get("started")) - CLOCKS]
+    made_good.append(seconds(state.get("lasting_began")) - CLOCKS)
+    if (began := seconds(state.get("attempt_began"))) and _end(state) >= began + LASTED:
+        made_good.append(began - CLOCKS)
+    return max(made_good)
+
+
+def _end(state: Mapping[str, Any]) -> float:
+    """When the job failed, or now."""
+    return seconds(state.get("failed_at")) or time.time()
 
 
 def first_failure(state: Mapping[str, Any], found: Iterable[Failure]) -> Failure | None:

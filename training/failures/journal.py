@@ -81,8 +81,7 @@ def failure_in(lines: Sequence[Line], node: str, kernel: Sequence[Line] = (), si
 
 def _ends(own: Sequence[Line], around: Sequence[Line], node: str) -> list[Failure]:
     """The ends in one start of the unit, the telling ones first: the block in which torchrun says why it gave up, or
-    the agent's own end, or that of what comes before it; then the workers that died, the last one first, where the
-    agent ended well all the same (the job's state told the next worker that there is nothing left to do).
+    the agent's own end, or that of what comes before it; then the workers that died, the last one first.
     """
     last = _given_up(own, around, node) or _agent_ended(own, around, node)
     deaths = [(line, died) for line in reversed(own) if (died := DIED.search(line.text))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import os
 import subprocess
@@ -303,6 +304,25 @@ def test_what_was_made_good_for_is_not_the_reason():
     late = dataclasses.replace(BROKE, at=620.0)
     assert first_failure(state_of(late) | stepped, [old]) == late
     assert first_failure(state_of(late), [old]) == old, "without a step behind it it counts"
+
+
+def test_a_script_that_lasted_has_made_good_for_what_was_before():
+    """It tells no steps."""
+    old, late = dataclasses.replace(SHOT, at=100.0), dataclasses.replace(BROKE, at=2000.0)
+
+    def began(seconds: int) -> str:
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat()
+
+    state = state_of(late)
+    assert first_failure(state | {"attempt_began": began(110)}, [old]) == late
+    assert first_failure(state | {"attempt_began": began(1800), "lasting_began": began(110)}, [old]) == late
+    assert first_failure(state | {"attempt_began": began(1800)}, [old]) == old, "no start has lasted since"
+
+
+def test_a_worker_that_left_to_be_started_again_did_not_fail():
+    left = line(KILLED.replace("-9", "75"), 200)
+    assert failure_in([left], "node1").cause.name == "stopped-with-others"
+    assert failure_in([line(KILLED, 100), left], "node1").what == "killed by signal 9 (SIGKILL)"
 
 
 def test_a_state_without_a_failure_has_none():

@@ -66,9 +66,9 @@ def test_an_earlier_attempt_does_not_fail_a_later_one(tmp_path):
     state = JobState(tmp_path)
     state.change(lambda _: two())
     state.change(lambda content: joined(content, worker(0, "10.0.0.1:2"), FACTS, NOW))
-    script._fail(state, worker(1), "late", [])
+    assert not script._fail(state, worker(1), "late", [])
     assert state.read()["state"] == "running", "the later one goes on"
-    script._fail(state, worker(1, "10.0.0.1:2"), "no luck", ["line"])
+    assert script._fail(state, worker(1, "10.0.0.1:2"), "no luck", ["line"])
     failed = state.read()
     assert (failed["state"], failed["reason"], failed["failed_node"], failed["failed_rank"]) == (
         "failed",
@@ -86,6 +86,7 @@ def test_starts_are_counted_until_one_lasts():
     assert (content["starts"], content["starts_without_step"]) == (3, 3)
     lasted = joined(content, worker(0, "10.0.0.1:99"), FACTS, moment + datetime.timedelta(seconds=1))
     assert (lasted["starts"], lasted["starts_without_step"]) == (4, 1)
+    assert "lasting_began" not in content and lasted["lasting_began"] == content["attempt_began"]
 
 
 def test_after_a_loss_fewer_run():

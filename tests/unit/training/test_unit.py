@@ -156,6 +156,19 @@ def test_who_trains_looks_up_when_the_job_has_failed(store):
         agents[0].next_rendezvous()
 
 
+def test_who_trains_looks_up_also_in_a_rendezvous_that_torchrun_has_closed(store, tmp_path):
+    agents = [handler(store, "r1.0") for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda agent: agent.next_rendezvous(), agents))
+    close(store, "r1.0")
+    assert joined(store, tmp_path / "rendezvous.env") == "MINOS_RENDEZVOUS=r1.1\n"
+    rendezvous.close(store, "r1")
+    time.sleep(1.5)
+    assert [agent.num_nodes_waiting() for agent in agents] == [1, 1]
+    with pytest.raises(RendezvousClosedError):
+        handler(store, "r1.1").next_rendezvous()
+
+
 def test_a_process_of_the_job_sends_all_home(store, monkeypatch, capsys):
     waits = ThreadPoolExecutor(1).submit(handler(store, "r1.0").next_rendezvous)
     rendezvous.send_home()  # of a program that Minos has not started
