@@ -129,7 +129,8 @@ def test_a_job_that_cannot_work_fails_with_the_reason(setting, reason, own):
     job = f"bad-{setting.split('=')[0]}".replace("_", "-")
     done = playbook("train.yml", "-e", f"nnodes=1 job={job} {setting}", check=False)
     assert done.returncode != 0
-    assert LAB.inside("node1", f"grep '\"state\"' /srv/minos/jobs/{job}/state.json") == '  "state": "failed",'
+    state = json.loads(LAB.inside("node1", f"cat /srv/minos/jobs/{job}/state.json"))
+    assert state["state"] == "failed"
     assert reason in done.stdout + done.stderr
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PORT = 41234
-LISTEN = f"""
-import socket
-server = socket.create_server(("0.0.0.0", {PORT}))
+PORT = 41234  # and the next ones, one for each process of pytest-xdist
+LISTEN = """
+import socket, sys
+server = socket.create_server(("0.0.0.0", int(sys.argv[1])))
 server.settimeout(30)
 while True:
     server.accept()[0].close()
@@ -25,15 +25,15 @@ socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=4).close()
 
 
 @pytest.fixture
-def listener(host):
+def listener(host, worker_id):
     """A port on the node that answers whoever the firewall lets through; it ends by itself after half a minute."""
-    unit = "minos-check-listener"
-    host.check_output("systemd-run --quiet --collect --unit=%s python3 -c %s", unit, LISTEN)
+    port, unit = PORT + int(worker_id.removeprefix("gw").replace("master", "0")), f"minos-check-listener-{worker_id}"
+    host.check_output("systemd-run --quiet --collect --unit=%s python3 -c %s %s", unit, LISTEN, str(port))
     for _ in range(20):
-        if host.socket(f"tcp://0.0.0.0:{PORT}").is_listening:
+        if host.socket(f"tcp://0.0.0.0:{port}").is_listening:
             break
         time.sleep(0.2)
-    yield PORT
+    yield port
     host.run("systemctl stop %s", unit)
 
 
