@@ -14,6 +14,8 @@ from tests.faults.data import FOLDER
 from tests.faults.verdict import Row
 from tests.labs import VM_PACKAGES, Lab
 
+VM_LAB = {"patience": 2400, "variables": {"ANSIBLE_TIMEOUT": "60"}}
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.splitlines()[0])
@@ -38,7 +40,7 @@ def main() -> int:
             for row in matrix.run(cluster, cases):
                 rows.append(row)
                 show(row)
-                options.json.write_text(report.document(rows, cluster.kind), encoding="utf-8")
+                options.json.write_text(report.document(rows, cluster), encoding="utf-8")
         finally:  # after Ctrl-C what is known by then
             print(report.table(rows), flush=True)
     return int(any(row.problems for row in rows))
@@ -46,10 +48,13 @@ def main() -> int:
 
 def cluster_of(options: argparse.Namespace) -> contextlib.AbstractContextManager[Cluster]:
     if options.lab:
-        return contextlib.nullcontext(Cluster(Lab(options.lab)))
-    vm = ["--packages", VM_PACKAGES, *(["--layer", options.layer] if options.layer else [])]
-    lab = Lab("faults", patience=2400, variables={"ANSIBLE_TIMEOUT": "60"}) if options.kind == "vm" else Lab("faults")
-    return own_lab(lab, options.kind, vm if options.kind == "vm" else [])
+        return contextlib.nullcontext(Cluster(Lab(options.lab, **(VM_LAB if options.kind == "vm" else {}))))
+    if options.kind == "container":
+        return own_lab(Lab("faults"), options.kind)
+    # With the environment on the disks beforehand the head need not keep it for the others: hours where it is emulated.
+    layer = ["--layer", options.layer] if options.layer else []
+    site = ["-e", "python_env_packages_path="] if layer else []
+    return own_lab(Lab("faults", **VM_LAB), options.kind, ["--packages", VM_PACKAGES, *layer], site)
 
 
 def show(row: Row) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.faults.cluster import JOBS, LOCAL, Cluster, Training
 from tests.faults.data import FOLDER
-from tests.faults.verdict import Facts, Line
+from tests.faults.verdict import CLOCK, Facts, Line
 
 MOMENTS = {
     "start": "train.yml has not begun; the fault itself starts it",
@@ -186,7 +186,7 @@ class Case:
 
     def wait_for_quiet(self) -> dict[str, str]:
         """What is left of its units and workers on the nodes after a while, by node."""
-        deadline = time.monotonic() + QUIET
+        deadline = time.monotonic() + QUIET * self.cluster.slower
         while (left := self.cluster.busy(self.job)) and time.monotonic() < deadline:
             time.sleep(1)
         return left
@@ -195,7 +195,7 @@ class Case:
         """Fetch what is judged, and keep it in build/faults/JOB."""
         cluster, folder = self.cluster, f"{JOBS}/{self.job}"
         command = f"journalctl --no-pager --output=json --unit minos-train@{self.job}.service"
-        journals = cluster.everywhere(f"{command} --output-fields=MESSAGE")
+        journals = cluster.everywhere(f"{CLOCK}; {command} --output-fields=MESSAGE")
         lines = sorted(line for node, text in journals.items() for line in Line.read(node, text))
         ledger = cluster.read(f"{folder}/ledger.jsonl")
         weights = cluster.sh(cluster.head, f"sha256sum < {folder}/model/model.safetensors", check=False).split()
@@ -209,4 +209,5 @@ class Case:
         return Facts(
             began=self.began, hit=self.hit, lines=lines, state=state, ledger=ledger, boot=self.boot,
             weights=weights[0] if weights else "", problems=self.problems, notes=self.notes,
+            job=cluster.job,
         )  # fmt: skip

@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import yaml
+
 from tests.labs import ROOT, Lab, wait_until
 
 JOBS, LOCAL = "/srv/minos/jobs", "/var/lib/minos/jobs"
@@ -20,6 +22,11 @@ GRACE = 20
 """node_grace of all jobs here; the group's timeout is in job.yaml."""
 SETTINGS = ("nnodes=3", "config=tests/faults/job.yaml", f"node_grace={GRACE}", "job_node_stop_timeout=60")
 WATCH = "/var/tmp/watch.py"
+JOB = yaml.safe_load((ROOT / "tests/faults/job.yaml").read_text())
+EMULATED = {"global_batch": 24, "timeout_start": 600, "timeout_step": 90}
+"""What virtual machines get instead: where they are emulated a worker takes minutes to its first step."""
+EMULATED_SLOWER = 8
+"""How many times as long one waits for anything there."""
 
 
 def error_of(output: str) -> str:
@@ -32,15 +39,15 @@ def error_of(output: str) -> str:
 class Training:
     """A `train.yml` that runs while the matrix does something else."""
 
-    def __init__(self, lab: Lab, job: str, log: Path, follow: bool):
-        self.log = log
-        settings = " ".join([*SETTINGS, f"job={job}", f"follow={str(follow).lower()}"])
+    def __init__(self, cluster: Cluster, job: str, log: Path, follow: bool):
+        self.log, self._cluster = log, cluster
+        settings = " ".join([*cluster.settings, f"job={job}", f"follow={str(follow).lower()}"])
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 # A shell's background job ignores Ctrl-C, and so would this.
                 ["env", "--default-signal=INT", "ansible-playbook", "-i", "inventory/lab", "train.yml", "-e", settings],
-                cwd=ROOT, env=lab.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                cwd=ROOT, env=cluster.lab.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
 
@@ -60,7 +67,7 @@ class Training:
 
     def wait(self, patience: float = 400) -> int:
         """Wait for its end; returns its exit status."""
-        return self._process.wait(patience)
+        return self._process.wait(patience * self._cluster.slower)
 
     def interrupt(self) -> None:
         """Ctrl-C, which a terminal sends to all its processes."""
@@ -71,7 +78,7 @@ class Training:
         """End it, if it is still there."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.interrupt()
-            self._process.wait(20)
+            self._process.wait(20 * self._cluster.slower)
         if not self.ended():
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -86,6 +93,10 @@ class Cluster:
         self.addresses = {name: node["address"] for name, node in status["nodes"].items()}
         self.nodes = list(self.addresses)
         self.head = self.nodes[0]
+        instead = EMULATED if self.kind == "vm" else {}
+        self.job = JOB | instead
+        self.settings = (*SETTINGS, *(f"{name}={value}" for name, value in instead.items()))
+        self.slower = EMULATED_SLOWER if self.kind == "vm" else 1
         self.tasks = 0
         """How many tasks an undisturbed train.yml begins, where one has run."""
         for node in self.nodes:
@@ -110,13 +121,13 @@ class Cluster:
 
     def watch(self, node: str, job: str, *question: object, patience: float = 120) -> dict | None:
         """What watch.py has seen on `node`; None if it has waited in vain, or the node went off."""
-        words = " ".join(f"'{word}'" for word in (job, patience, *question))
+        words = " ".join(f"'{word}'" for word in (job, patience * self.slower, *question))
         said = self.sh(node, f"exec python3 {WATCH} {words}", check=False)
         return json.loads(said) if said.startswith("{") else None
 
     def ended(self, job: str, patience: float) -> dict:
         """The state file of a job that has ended; {} if it does not. Any node may be off meanwhile."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + patience * self.slower
         while time.monotonic() < deadline:
             for node in reversed(self.nodes):
                 if answer := self.watch(node, job, "ended", patience=10):
@@ -130,7 +141,7 @@ class Cluster:
 
     # --- jobs ----------------------------------------------------------------------------------------------------
     def train(self, job: str, log: Path, *, follow: bool = False) -> Training:
-        return Training(self.lab, job, log, follow)
+        return Training(self, job, log, follow)
 
     def busy(self, job: str) -> dict[str, str]:
         """What is left of a job's units and workers, by node."""
@@ -173,7 +184,7 @@ class Cluster:
             return self.lab.command("ssh", node, "true", check=False).returncode == 0
 
         for node in nodes:
-            wait_until(lambda node=node: is_back(node), patience)
+            wait_until(lambda node=node: is_back(node), patience * self.slower)
 
     def put_right(self) -> None:
         """Every node on, with its cable in, its link unlimited, and no rule of ours in its firewall."""
@@ -184,8 +195,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def own_lab(lab: Lab, kind: str, up: Collection[str]) -> Iterator[Cluster]:
-    """A lab from nothing to a cluster, and down again.
+def own_lab(lab: Lab, kind: str, up: Collection[str] = (), site: Collection[str] = ()) -> Iterator[Cluster]:
+    """A lab from nothing to a cluster, and down again; `up` and `site`: what its two commands get besides.
 
     The share of container nodes is put on a file system of its own, in memory: only that can be filled without filling
     this machine's disk. The nodes must be off for it, as they keep what they saw there when they started.
@@ -201,7 +212,7 @@ def own_lab(lab: Lab, kind: str, up: Collection[str]) -> Iterator[Cluster]:
                 lab.command("kill", node)
             mount_small(share)
             lab.command("up")
-        lab.playbook("site.yml")
+        lab.playbook("site.yml", *site)
         yield Cluster(lab)
     finally:
         for node in nodes:

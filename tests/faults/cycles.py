@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.faults import data
-from tests.faults.cluster import JOBS, SETTINGS, Cluster, own_lab
+from tests.faults.cluster import JOBS, Cluster, own_lab
 from tests.labs import Lab
 
 JOB = "cycles"
@@ -77,7 +77,7 @@ class Cycles:
             self.problems.append(f"no step beyond {beyond} within 120 s")
 
     def one(self, step: int) -> int:
-        start = f"{' '.join(SETTINGS)} job={JOB} steps={STEPS} follow=false"
+        start = f"{' '.join(self.cluster.settings)} job={JOB} steps={STEPS} follow=false"
         self.play("start", "train.yml", start)
         self.at_work(step)
         for verb in ("status", "jobs", "logs"):
@@ -122,7 +122,7 @@ def main() -> int:
     parser.add_argument("--lab", default="", metavar="NAME", help="this lab, up and provisioned; it is left as it is")
     options = parser.parse_args()
     data.make()
-    own = contextlib.nullcontext(Cluster(Lab(options.lab))) if options.lab else own_lab(Lab("faults"), "container", [])
+    own = contextlib.nullcontext(Cluster(Lab(options.lab))) if options.lab else own_lab(Lab("faults"), "container")
     with own as cluster:
         cycles = Cycles(cluster)
         left = cycles.run(options.cycles)

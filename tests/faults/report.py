@@ -7,8 +7,8 @@ import json
 import time
 from collections.abc import Sequence
 
-from tests.faults.cluster import SETTINGS
-from tests.faults.verdict import JOB, Row
+from tests.faults.cluster import Cluster
+from tests.faults.verdict import Row
 
 HEADER = ("#", "FAULT", "MOMENT", "ENDED", "LEDGER", "RANKS", "WEIGHTS", "HELD-OUT", "NEXT STEP", "GOAL", "RESULT")
 
@@ -37,8 +37,9 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*text, ", ".join(f"{count} {result}" for result, count in counts.items())])
 
 
-def document(rows: Sequence[Row], kind: str) -> str:
+def document(rows: Sequence[Row], cluster: Cluster) -> str:
     """The same and the notes, for programs."""
     facts = [dataclasses.asdict(row) | {"result": row.result} for row in rows]
-    head = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "kind": kind, "settings": SETTINGS, "job": JOB}
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    head = {"time": now, "kind": cluster.kind, "settings": cluster.settings, "job": cluster.job}
     return json.dumps(head | {"rows": facts}, indent=2) + "\n"

@@ -6,19 +6,22 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
 from tests.faults.cluster import GRACE
-from tests.labs import ROOT
 from training.ledger import LedgerError, verify
 
-JOB = yaml.safe_load((ROOT / "tests/faults/job.yaml").read_text())
 HELDOUT_WITHIN = 1e-3
 START = re.compile(r"rank 0/(\d+) node=")
 STEP = re.compile(r"step (\d+)/\d+ epoch ")
+
+
+CLOCK = (
+    "python3 -c 'import time; print(time.time() - time.monotonic(), end=\" \")';"
+    " tr -d - < /proc/sys/kernel/random/boot_id"
+)
+"""What the steady clock of a node lacks of the time of day now, and the name of its present boot."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -31,11 +34,19 @@ class Line:
 
     @staticmethod
     def read(node: str, journal: str) -> Iterator[Line]:
-        """From what `journalctl --output=json` prints."""
-        for row in journal.splitlines():
+        """From what CLOCK and then `journalctl --output=json` print there.
+
+        A line of the node's present boot gets its time from the clock that nobody sets: the other may have been an hour
+        behind when it was written.
+        """
+        clock, *rows = journal.splitlines() or ["0 none"]
+        offset, boot = clock.split()
+        for row in rows:
             entry = json.loads(row)
             if isinstance(entry.get("MESSAGE"), str):  # else bytes that are no text
-                yield Line(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, node, entry["MESSAGE"])
+                steady = int(entry["__MONOTONIC_TIMESTAMP"]) / 1e6 + float(offset)
+                told = int(entry["__REALTIME_TIMESTAMP"]) / 1e6
+                yield Line(steady if entry["_BOOT_ID"] == boot else told, node, entry["MESSAGE"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +65,8 @@ class Facts:
     """Seconds until the nodes that were booted let somebody in again."""
     problems: Sequence[str]
     notes: Sequence[str]
+    job: Mapping[str, object]
+    """Its config."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,14 +115,14 @@ def next_step(facts: Facts) -> float | None:
     return None if step is None else step - (facts.hit if restart is None else facts.began)
 
 
-def goal(loss: str, moment: str, boot: float | None) -> float | None:
+def goal(loss: str, moment: str, boot: float | None, job: Mapping[str, object]) -> float | None:
     """The seconds that issue 6 allows; before the first step the ranks wait for each other longer (timeout_start)."""
-    timeout = JOB["timeout_start" if moment == "before" else "timeout_step"]
+    timeout = job["timeout_start" if moment == "before" else "timeout_step"]
     limits = {"worker": 10, "loud": GRACE + 15, "silent": timeout + GRACE + 30, "boot": boot and boot + 30}
     return limits.get(loss)
 
 
-def ledger_problem(text: str) -> str:
+def ledger_problem(text: str, job: Mapping[str, object]) -> str:
     """Why the ledger does not prove that every sample was used once; nothing where it does."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "ledger.jsonl"
@@ -118,18 +131,18 @@ def ledger_problem(text: str) -> str:
             said = verify(file)
         except (LedgerError, KeyError) as error:
             return str(error).replace(f"{file}: ", "")
-    wanted = f"{JOB['steps'] * JOB['global_batch']} samples in {JOB['steps']} steps"
+    wanted = f"{job['steps'] * job['global_batch']} samples in {job['steps']} steps"
     return "" if said.startswith(wanted) else f"{said}; wanted {wanted}"
 
 
 def judge(case: Row, loss: str, facts: Facts, reference: Facts, *, timed: bool = True, slack: float = 1) -> Row:
     """`case` with what is known of it, compared with the undisturbed run; without `timed` no time counts."""
     problems = [problem for problem in facts.problems if problem]
-    state, steps = facts.state, JOB["steps"]
+    state, steps = facts.state, facts.job["steps"]
     ended = f"{state.get('state', 'did not end')} {state.get('step', 0)}/{steps}"
     if ended != f"done {steps}/{steps}":
         problems.append(f"{ended}: {state.get('reason', 'no reason recorded')}")
-    if lost := ledger_problem(facts.ledger):
+    if lost := ledger_problem(facts.ledger, facts.job):
         problems.append(f"ledger: {lost}")
     ranks = sizes(facts.lines)
     same_ranks = set(ranks) == set(sizes(reference.lines))
@@ -143,7 +156,8 @@ def judge(case: Row, loss: str, facts: Facts, reference: Facts, *, timed: bool =
         difference = state["heldout_last"] - reference.state["heldout_last"]
     if difference is None or not abs(difference) <= HELDOUT_WITHIN:
         problems.append(f"the held-out loss is {difference} off" if difference is not None else "no held-out loss")
-    seconds, limit = next_step(facts) if timed and facts.hit else None, goal(loss, case.moment, facts.boot)
+    seconds = next_step(facts) if timed and facts.hit else None
+    limit = goal(loss, case.moment, facts.boot, facts.job)
     if timed and facts.hit and seconds is None:
         problems.append("no step after the fault")
     if seconds is not None and limit is not None and seconds > limit * slack:

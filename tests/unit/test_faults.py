@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,10 +18,10 @@ import pytest
 from tests.faults import cycles, data, report, watch
 from tests.faults.case import Case, Fault, Struck
 from tests.faults.catalogue import FAULTS, chosen
-from tests.faults.cluster import error_of
+from tests.faults.cluster import JOB, error_of
 from tests.faults.disks import SHRINK
 from tests.faults.processes import FLIP, TRUNCATE, damage
-from tests.faults.verdict import JOB, START, STEP, Facts, Line, Row, goal, judge, next_step, sizes
+from tests.faults.verdict import CLOCK, START, STEP, Facts, Line, Row, goal, judge, next_step, sizes
 from training import distributed
 from training.config import Config
 from training.ledger import Ledger, expected_sum
@@ -133,9 +134,21 @@ def test_the_lines_that_count_are_those_that_training_prints(tmp_path, capsys):
 
 
 def test_a_journal_is_read_as_systemd_writes_it():
-    journal = '{"__REALTIME_TIMESTAMP":"1700000000250000","MESSAGE":"step 1/40 epoch 1"}\n'
-    journal += '{"__REALTIME_TIMESTAMP":"1700000000300000","MESSAGE":[255,1]}\n'
-    assert list(Line.read("node1", journal)) == [Line(1700000000.25, "node1", "step 1/40 epoch 1")]
+    def row(clock: int, steady: int, boot: str, message: object) -> str:
+        times = {"__REALTIME_TIMESTAMP": str(clock), "__MONOTONIC_TIMESTAMP": str(steady)}
+        return json.dumps(times | {"_BOOT_ID": boot, "MESSAGE": message}) + "\n"
+
+    hour = 3600 * 10**6
+    journal = "1700000000.0 b2\n" + row(1700000000250000, 99, "b1", "before its reboot")
+    journal += row(1700000009000000 - hour, 9 * 10**6, "b2", "an hour behind") + row(1, 1, "b2", [255, 1])
+    lines = [Line(1700000000.25, "node1", "before its reboot"), Line(1700000009.0, "node1", "an hour behind")]
+    assert list(Line.read("node1", journal)) == lines
+    assert list(Line.read("node1", "")) == [], "a node that is off"
+
+
+def test_a_node_says_how_its_steady_clock_stands():
+    offset, boot = subprocess.run(["sh", "-c", CLOCK], capture_output=True, text=True).stdout.split()
+    assert abs(float(offset) + time.monotonic() - time.time()) < 1 and re.fullmatch("[0-9a-f]{32}", boot)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +193,7 @@ def good(tmp_path) -> Facts:
     return Facts(
         began=120.0, hit=120.5, lines=journal((100, 3, 1), (122, 3, 15)), state=state, ledger=ledger(tmp_path),
         weights="abc", boot=None, problems=[], notes=[],
+        job=JOB,
     )  # fmt: skip
 
 
@@ -238,9 +252,9 @@ def test_the_time_is_that_to_the_first_step_behind_a_restart(good):
 
 
 def test_the_time_limits_are_those_of_the_issue():
-    assert [goal(loss, "mid", 12.0) for loss in ("worker", "loud", "silent", "boot", "")] == [10, 35, 70, 42, None]
-    assert goal("silent", "before", None) == 60 + 20 + 30, "the ranks wait longer for their first step"
-    assert goal("boot", "mid", None) is None
+    assert [goal(loss, "mid", 12.0, JOB) for loss in ("worker", "loud", "silent", "boot", "")] == [10, 35, 70, 42, None]
+    assert goal("silent", "before", None, JOB) == 60 + 20 + 30, "the ranks wait longer for their first step"
+    assert goal("boot", "mid", None, JOB) is None
 
 
 def test_the_table_says_what_failed_and_what_was_skipped(good):
@@ -252,7 +266,7 @@ def test_the_table_says_what_failed_and_what_was_skipped(good):
     assert shown[4] == "worker_killed mid: FAIL: the parameters differ from the undisturbed run's"
     assert shown[5] == "clock_set_back mid: skipped: containers have the clock of their host"
     assert shown[6] == "1 pass, 1 FAIL, 1 skipped"
-    rows = json.loads(report.document([failed, skipped], "container"))["rows"]
+    rows = json.loads(report.document([failed, skipped], SimpleNamespace(kind="vm", settings=(), job=JOB)))["rows"]
     assert [row["result"] for row in rows] == ["FAIL", "skipped"]
 
 
@@ -260,7 +274,7 @@ def test_the_table_says_what_failed_and_what_was_skipped(good):
 class NoCluster:
     """In place of the nodes: keeps what is asked of them."""
 
-    nodes, head = ("node1", "node2", "node3"), "node1"
+    nodes, head, job, slower = ("node1", "node2", "node3"), "node1", JOB, 1
 
     def __init__(self):
         self.done: list[str] = []
