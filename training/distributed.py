@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training import parity
+from training import connections, parity
 from training.config import Config
 from training.errors import UserError
 
@@ -124,6 +124,7 @@ def start(config: Config, must_agree: Mapping[str, str] = types.MappingProxyType
     nodes = _require_agreement(store, rank, world_size, _facts(config, backend) | dict(must_agree))
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
+    connections.watch(max(connections.SILENT, config.timeout_step))  # NCCL makes its own with the first collective
     place = Place(
         rank=rank,
         world_size=world_size,
