@@ -11,8 +11,7 @@ import json
 import math
 import os
 import socket
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -37,6 +36,9 @@ PEER_LOST = (
     "socket closed",
 )
 DIFFERENT_SHOWN = 8  # nodes that a report of differences names
+MEETING = 300
+"""Seconds that the first process at the meeting waits for the last. The launcher starts all at once, so this is what
+loading Python's packages may take longer on one machine than on another."""
 
 
 class SetupError(UserError):
@@ -97,17 +99,19 @@ def choose_device(backend: str) -> tuple[torch.device, str]:
     return device, backend
 
 
-def start(config: Config, must_agree: Mapping[str, str] = types.MappingProxyType({})) -> Place:
+def start(config: Config) -> Place:
     """Join the process group and say where this process runs. Without torchrun this is a group of one.
 
-    The ranks first lay what they run with into the launcher's key-value store and compare it: two backends, versions of
-    a package or of the data would otherwise show as a hang or as wrong weights. `must_agree` is laid beside it.
-    Errors: SetupError; torch's own DistError when a peer does not come within `timeout_start`.
+    The ranks first lay what they run with into the launcher's key-value store and compare it: two backends or versions
+    of a package would otherwise show as a hang or as wrong weights. To be called before anything that takes long: until
+    then a machine that is lost is only missed after MEETING.
+    Errors: SetupError; torch's own DistError when a peer does not come within MEETING or `timeout_start`.
     """
     device, backend = choose_device(config.backend)
     timeout = datetime.timedelta(seconds=config.timeout_start)
+    meeting = min(timeout, datetime.timedelta(seconds=MEETING))
     if "RANK" in os.environ:
-        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=meeting))
         if os.environ.get("LOCAL_WORLD_SIZE") == str(world_size):
             # torchrun on one machine keeps one store over all its restarts: workers of the second attempt would
             # read addresses of the first and wait for ever. (On several, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
@@ -120,8 +124,9 @@ def start(config: Config, must_agree: Mapping[str, str] = types.MappingProxyType
             )
     else:
         store, rank, world_size = dist.HashStore(), 0, 1
+    store.set_timeout(meeting)
+    nodes = _require_agreement(store, rank, world_size, _facts(config, backend))
     store.set_timeout(timeout)
-    nodes = _require_agreement(store, rank, world_size, _facts(config, backend) | dict(must_agree))
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
     connections.watch(max(connections.SILENT, config.timeout_step))  # NCCL makes its own with the first collective
@@ -159,18 +164,29 @@ def _require_agreement(store: dist.Store, rank: int, world_size: int, facts: Map
     everyone = [json.loads(store.get(f"rank-{other}")) for other in range(world_size)]
     nodes = tuple(other["node"] for other in everyone)
     digests = [other["digest"] for other in everyone]
+    _refuse_differences(nodes, digests, lambda other: json.loads(store.get(f"facts-{other}")))
+    return nodes
+
+
+def require_same(place: Place, facts: Mapping[str, str]) -> None:
+    """That all ranks say the same of what else they run with, such as their data. Errors: SetupError, who does not."""
+    everyone: list = [None] * place.world_size
+    dist.all_gather_object(everyone, dict(facts), group=place.control)
+    _refuse_differences(place.nodes, everyone, everyone.__getitem__)
+
+
+def _refuse_differences(nodes: Sequence[str], said: Sequence[object], facts_of: Callable[[int], dict]) -> None:
+    """`said` stands for the facts of each rank, which `facts_of` fetches."""
     different: dict[str, int] = {}  # the first rank of each node that has one
-    for other in range(world_size):
-        if digests[other] != digests[0]:
-            different.setdefault(nodes[other], other)
+    for other, node in enumerate(nodes):
+        if said[other] != said[0]:
+            different.setdefault(node, other)
     if different:
         chosen = [0, *list(different.values())[:DIFFERENT_SHOWN]]
-        said = {f"{nodes[other]} (rank {other})": json.loads(store.get(f"facts-{other}")) for other in chosen}
-        sentence, table = parity.compare(said)
+        sentence, table = parity.compare({f"{nodes[other]} (rank {other})": facts_of(other) for other in chosen})
         raise SetupError(
             f"{sentence}; make them equal (site.yml does it for packages, train.yml for code and config)", table
         )
-    return nodes
 
 
 def data_parallel(module: nn.Module, config: Config) -> DistributedDataParallel:

@@ -338,11 +338,12 @@ def run_to_end(run: Run) -> str:
 
 def recipe(config: Config, folders: Folders) -> str:
     """All of it, in one process of the run."""
-    # Before the process group: nobody waits for this with a clock running.
+    # First of all the process group: a machine that is lost in what may take long is noticed by the others.
+    place = distributed.start(config)
     fetched = folders.as_fetched(config)
     tokenizer, weights = models.load_tokenizer(fetched), models.identity_of(fetched.model)
     corpus = data.obtain(config, tokenizer, prepared=folders.packed(), local_dir=folders.data)
-    place = distributed.start(config, {"model": weights, "data": corpus.fingerprint})
+    distributed.require_same(place, {"model": weights, "data": corpus.fingerprint})
     return run_to_end(Run(config, folders, place, corpus, tokenizer))
 
 

@@ -247,7 +247,7 @@ class RunSettings(Group):
     backend: str = "auto"
     """`auto`: nccl where CUDA is there, else gloo; `gloo` (on CPU) or `nccl` to insist."""
     timeout_start: int = 1800
-    """Seconds that the ranks wait for each other until the first step is done (models load, caches fill)."""
+    """Seconds that the ranks wait for each other until the first step is done (data and models load)."""
     timeout_step: int = 0
     """Seconds that the ranks wait for each other after the first step before they give a lost peer up; 0:
     five times the slowest step so far, at least 60."""
