@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,6 +44,33 @@ def write_atomically(path: Path, text: str) -> None:
         os.fsync(stream.fileno())
     temporary.replace(path)
     fsync_directory(path.parent)
+
+
+def wait_for_room(directory: Path, pause: float = 5.0) -> None:
+    """Until something can be written to `directory`. While its disk is full no start could be recorded, and no failure:
+    the workers would only die, again and again, and nobody could be told why.
+    """
+    full, probe = False, hidden_path(directory / "room", "writing")
+    directory.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            with probe.open("wb") as stream:
+                stream.write(bytes(4096))
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            if not full:
+                print(f"alarm: {directory} cannot be written to ({error.strerror}); waiting for room", flush=True)
+            full = True
+        else:
+            if full:
+                print(f"{directory} has room again", flush=True)
+            return
+        finally:
+            probe.unlink(missing_ok=True)
+        time.sleep(pause)
 
 
 def sha256_of(path: Path) -> str:

@@ -21,6 +21,7 @@ from training.config import Config
 from training.distributed import Place, is_peer_failure, node_name
 from training.errors import UserError
 from training.failures.first import LINES
+from training.files import wait_for_room
 from training.folders import Folders
 from training.rendezvous import GONE, leave_failed, send_home
 from training.state import ENDED, JobState, StateError
@@ -71,6 +72,7 @@ def run_recipe(module: str, purpose: str, recipe: Callable[[Config, Folders], st
     state, outcome = JobState(folders.job), ""
     with failures_recorded(state):
         if not ended_already(state, None):
+            wait_for_room(folders.job)
             config = configuration.load(options.config, options.overrides)
             if not ended_already(state, config):
                 require_progress(state)

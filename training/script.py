@@ -28,6 +28,7 @@ from pathlib import Path
 import yaml
 
 from training.failures.first import LASTED, LINES
+from training.files import wait_for_room
 from training.rendezvous import leave_failed, send_home
 from training.state import ENDED, OF_THE_LAST_END, JobState, StateError
 
@@ -215,6 +216,7 @@ def main() -> None:
     digest = hashlib.sha256(options.config.read_bytes()).hexdigest()
     facts = {"job": options.job_dir.name, "script": name, "config_sha256": digest}
     now = datetime.datetime.now(datetime.UTC)
+    wait_for_room(options.job_dir)
     after = state.change(lambda content: joined(content, worker, facts, now))
     if after["state"] in ENDED:
         print(f"nothing to do: {state.file} says {after['state']} {after.get('reason', '')}".rstrip(), flush=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from training.checkpoints import Checkpoints, Share
+from training.files import wait_for_room
 from training.state import JobState
 from training.storage import steps, writer
 
@@ -159,3 +162,20 @@ def test_a_shared_directory_that_is_full_is_an_alarm_and_the_local_one_stays(sma
     assert restored_step(job / "checkpoints") == 1
     assert share.alarm == ""
     assert share.close(5)
+
+
+def test_a_start_waits_for_room_and_says_so_once(small_disk, capsys):
+    job = small_disk / "job"
+    wait_for_room(job)
+    assert capsys.readouterr().out == "" and list(job.iterdir()) == []
+    with (small_disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
+        while True:
+            filler.write(bytes(MEGABYTE))
+    start = threading.Thread(target=wait_for_room, args=(job, 0.05), daemon=True)
+    start.start()
+    time.sleep(0.5)
+    assert start.is_alive(), "it would die as soon as it recorded its start"
+    (small_disk / "filler").unlink()
+    start.join(10)
+    told = f"alarm: {job} cannot be written to (No space left on device); waiting for room\n{job} has room again\n"
+    assert capsys.readouterr().out == told and not start.is_alive() and list(job.iterdir()) == []
