@@ -13,7 +13,8 @@ import socket
 from pathlib import Path
 
 SILENT = 60
-"""Seconds; short enough for who waits, long enough for a switch that starts again or a cable that is put right."""
+"""Seconds; short enough for who waits, long enough for a cable that is put right."""
+LONGEST = 24 * 3600  # seconds; TCP takes no pause of more than 32767 between two probes
 PROBES = 4
 
 
@@ -24,7 +25,7 @@ def watch(silent: int = SILENT) -> int:
     For connections whose other side reads what it is sent (gloo, torch's stores). NCCL's may be left unread for as long
     as a slow GPU computes, which ends them too: call this before there are any.
     """
-    found = 0
+    found, silent = 0, min(silent, LONGEST)
     for file in Path("/proc/self/fd").iterdir():
         # An error: closed meanwhile, or not connected.
         with contextlib.suppress(OSError):

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from training import connections, parity
 from training.config import Config
 from training.errors import UserError
+from training.rendezvous import attended
 
 # What gloo and the sockets below it say when the other side is gone; no exception type of its own tells it.
 PEER_LOST = (
@@ -103,15 +104,39 @@ def start(config: Config) -> Place:
     """Join the process group and say where this process runs. Without torchrun this is a group of one.
 
     The ranks first lay what they run with into the launcher's key-value store and compare it: two backends or versions
-    of a package would otherwise show as a hang or as wrong weights. To be called before anything that takes long: until
-    then a machine that is lost is only missed after MEETING.
+    of a package would otherwise show as a hang or as wrong weights. To be called before anything that takes long: from
+    here on machines that are lost are noticed.
     Errors: SetupError; torch's own DistError when a peer does not come within MEETING or `timeout_start`.
     """
     device, backend = choose_device(config.backend)
     timeout = datetime.timedelta(seconds=config.timeout_start)
     meeting = min(timeout, datetime.timedelta(seconds=MEETING))
+    with attended():
+        store, rank, world_size = _meet(meeting)
+        nodes = _require_agreement(store, rank, world_size, _facts(config, backend))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=meeting)
+        control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=meeting)
+    connections.watch(max(connections.SILENT, config.timeout_step))  # NCCL makes its own with the first collective
+    place = Place(
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        backend=backend,
+        nodes=nodes,
+        control=control,
+    )
+    store.set_timeout(timeout)
+    _set_timeout(place, config.timeout_start)
+    where = f"node={place.node} device={device} backend={backend} world_size={world_size}"
+    # One write for text and line end: all ranks say this at once, into one log.
+    print(f"rank {rank}/{world_size} {where} pid={os.getpid()}\n", end="", flush=True)
+    return place
+
+
+def _meet(patience: datetime.timedelta) -> tuple[dist.Store, int, int]:
+    """(store between the processes, rank, world size)."""
     if "RANK" in os.environ:
-        store, rank, world_size = next(dist.rendezvous("env://", timeout=meeting))
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=patience))
         if os.environ.get("LOCAL_WORLD_SIZE") == str(world_size):
             # torchrun on one machine keeps one store over all its restarts: workers of the second attempt would
             # read addresses of the first and wait for ever. (On several, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
@@ -124,24 +149,8 @@ def start(config: Config) -> Place:
             )
     else:
         store, rank, world_size = dist.HashStore(), 0, 1
-    store.set_timeout(meeting)
-    nodes = _require_agreement(store, rank, world_size, _facts(config, backend))
-    store.set_timeout(timeout)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
-    connections.watch(max(connections.SILENT, config.timeout_step))  # NCCL makes its own with the first collective
-    place = Place(
-        rank=rank,
-        world_size=world_size,
-        device=device,
-        backend=backend,
-        nodes=nodes,
-        control=control,
-    )
-    where = f"node={place.node} device={device} backend={backend} world_size={world_size}"
-    # One write for text and line end: all ranks say this at once, into one log.
-    print(f"rank {rank}/{world_size} {where} pid={os.getpid()}\n", end="", flush=True)
-    return place
+    store.set_timeout(patience)
+    return store, rank, world_size
 
 
 def _restarts_allowed() -> bool:

@@ -51,9 +51,9 @@ def wait_for_room(directory: Path, pause: float = 5.0) -> None:
     the workers would only die, again and again, and nobody could be told why.
     """
     full, probe = False, hidden_path(directory / "room", "writing")
-    directory.mkdir(parents=True, exist_ok=True)
     while True:
         try:
+            directory.mkdir(parents=True, exist_ok=True)
             with probe.open("wb") as stream:
                 stream.write(bytes(4096))
                 stream.flush()
@@ -69,7 +69,8 @@ def wait_for_room(directory: Path, pause: float = 5.0) -> None:
                 print(f"{directory} has room again", flush=True)
             return
         finally:
-            probe.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                probe.unlink()
         time.sleep(pause)
 
 

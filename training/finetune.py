@@ -58,6 +58,8 @@ class Run:
         self.model = models.load_model(fetched, tokenizer, place.device)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(config, self.trained)
+        # NCCL makes its connections with DDP's first collective, and knows no limit there: first all shall be here.
+        distributed.agree(place, 0)
         self.ddp = distributed.data_parallel(models.SummedLoss(self.model, config), config)
         self.signal, self.patience, self.meter = Signal(), Patience(place, config), Meter()
         self.state = JobState(folders.job)

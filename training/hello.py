@@ -47,6 +47,7 @@ def recipe(config: Config, folders: Folders) -> str:
     if place.is_main:
         print(f"begins at step {step}/{config.steps}", flush=True)
         state.begin(**lifecycle.begun(folders.job, config, place), step=step, resumed_at=step, steps=config.steps)
+    distributed.agree(place, 0)  # NCCL has no time limit while it connects: first all shall be here
     ddp = DistributedDataParallel(model)
     share.look()  # a stop that was recorded before this start ends it after its first step
     signal.listen()

@@ -9,15 +9,20 @@ torch is loaded where it is needed: that takes seconds, which not every question
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from training.files import write_atomically
 
 TRY = datetime.timedelta(seconds=5)  # to reach the store; between two tries a signal is heard
 GENERATION = "minos/generation/{}"  # the store's key for the newest of a run id
+HEARD = 5  # seconds; an agent says something every two to four, and is missed after eight (minos-train@.service)
 GONE = 75  # exit status of a worker that may be started again, if there is still something to do
 
 
@@ -83,13 +88,58 @@ def close(store_address: str, run_id: str) -> None:
 
 
 def is_closed(store, rendezvous: str) -> bool:
-    """Whether torchrun has closed this rendezvous; read as its agents do it."""
+    """Whether torchrun has closed this rendezvous."""
+    state = _state(store, rendezvous)
+    return state is not None and state.closed
+
+
+def _state(store, rendezvous: str):
+    """torchrun's own record of a rendezvous, read as its agents do it; None before there is one."""
     import pickle
 
     from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 
     found = C10dRendezvousBackend(store, rendezvous).get_state()
-    return found is not None and pickle.loads(found[0]).closed
+    return pickle.loads(found[0]) if found else None
+
+
+@contextlib.contextmanager
+def attended(pause: float = 2.0) -> Iterator[None]:
+    """Within, while the workers of a start wait for each other, this one ends (GONE) as soon as the agent of a node is
+    missing: there is no connection yet that could break, and the others would wait for its workers to the last second.
+    torchrun starts them again then, with the nodes that are left. Its agents find out themselves who is missing: one
+    that has said nothing for some seconds. Outside of Minos nothing is watched.
+    """
+    names = ("MINOS_STORE", "MINOS_RENDEZVOUS", "GROUP_WORLD_SIZE")
+    store, rendezvous, nodes = (os.environ.get(name, "") for name in names)
+    over = threading.Event()
+    if store and rendezvous and nodes:
+        threading.Thread(target=_attend, args=(store, rendezvous, int(nodes), over, pause), daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _attend(store_address: str, rendezvous: str, nodes: int, over: threading.Event, pause: float) -> None:
+    try:
+        store, heard, beats = connected(store_address), {}, {}
+        while not over.wait(pause):
+            state = _state(store, rendezvous)
+            if state is None:
+                continue
+            for node in state.participants:
+                if beats.get(node) != (beat := state.last_heartbeats.get(node)):
+                    heard[node], beats[node] = time.monotonic(), beat
+            missing = {node: time.monotonic() - at for node, at in heard.items() if node not in state.participants}
+            # The agents compare times of day: one that was heard a moment ago has only had its clock set.
+            if any(silent < HEARD for silent in missing.values()):
+                return
+            if len(state.participants) < nodes and not over.is_set():
+                print(f"{nodes - len(state.participants)} of {nodes} nodes left before all had met", flush=True)
+                os._exit(GONE)
+    except Exception as problem:  # of sockets, of torch's store, of its rendezvous
+        print(f"whether all nodes are still there cannot be seen: {problem}", file=sys.stderr, flush=True)
 
 
 def send_home() -> None:

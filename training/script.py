@@ -215,8 +215,9 @@ def main() -> None:
 
     digest = hashlib.sha256(options.config.read_bytes()).hexdigest()
     facts = {"job": options.job_dir.name, "script": name, "config_sha256": digest}
+    if not (before := state.read()) or before.get("state") not in ENDED or before.get("run_id") != worker.run_id:
+        wait_for_room(options.job_dir)
     now = datetime.datetime.now(datetime.UTC)
-    wait_for_room(options.job_dir)
     after = state.change(lambda content: joined(content, worker, facts, now))
     if after["state"] in ENDED:
         print(f"nothing to do: {state.file} says {after['state']} {after.get('reason', '')}".rstrip(), flush=True)

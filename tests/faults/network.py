@@ -8,7 +8,7 @@ from tests.faults.case import Case, Struck
 def cable_pulled(case: Case) -> Struck:
     case.cluster.lab.command("cable", "node3", "down")
     yield
-    case.sleep_until(30)
+    case.sleep_until(case.cluster.job["timeout_step"] + 10)
     case.cluster.lab.command("cable", "node3", "up")
 
 
@@ -19,7 +19,7 @@ def one_way(case: Case) -> Struck:
     case.sh("node3", f"iptables --insert {rule}")
     case.later(lambda: case.sh("node3", f"iptables --delete {rule}", check=False))
     yield
-    case.sleep_until(45)
+    case.sleep_until(case.cluster.job["timeout_step"] + 25)
     case.sh("node3", f"iptables --delete {rule}")
 
 

@@ -54,7 +54,7 @@ def prepare(config: Config, tokenizer, directory: Path) -> Path:
 
 
 def obtain(config: Config, tokenizer, *, prepared: Path | None, local_dir: Path) -> Corpus:
-    """The rows that this process trains on; every rank calls this before any process group exists.
+    """The rows that this process trains on; the other ranks wait for the slowest (`timeout_start`).
 
     `prepared` is a packed directory: it is copied to `local_dir` once per node (read in place if `data_from_share`) and
     checked. Without it the data are made under `local_dir`. `tokenizer` may be None where `prepared` is given; it is

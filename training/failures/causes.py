@@ -268,7 +268,7 @@ TABLE = (
         name="timeout",
         what="it waited in vain for another rank: gone without a word, hanging, or much slower",
         advice="is a node off, or its cable out? playbooks/status.yml shows who is there. Where all are: the one that "
-        "is silent in playbooks/logs.yml; for slow starts timeout_start=3600",
+        "is silent in playbooks/logs.yml; where data or models load for longer than half an hour timeout_start=7200",
         patterns=(
             r"Watchdog caught collective operation timeout",  # torch, ProcessGroupNCCL.cpp
             r"Timed out waiting \d+ms for (send|recv) operation",  # gloo, transport/tcp/unbound_buffer.cc

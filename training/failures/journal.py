@@ -29,6 +29,9 @@ TRACEBACK = re.compile(r"^(\[rank\d+\]: )?Traceback \(most recent call last\):")
 # systemd, of the unit's main process (src/core/service.c).
 MAIN_ENDED = re.compile(r"(Main|Control) process exited, code=(exited|killed|dumped), status=(\S+)")
 SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
+BUSY = (
+    76  # flock's, in the unit: another job holds this node; the next try names it (training/unit.py), and that counts
+)
 NEAR = 10  # seconds: what systemd or the kernel say so close to a death belongs to it
 
 
@@ -133,7 +136,8 @@ def _of_process(
 
 
 def _agent_ended(own: Sequence[Line], around: Sequence[Line], node: str) -> Failure | None:
-    ends = [line for line in around if line.systemd and (m := MAIN_ENDED.search(line.text)) and m[3] != "0/SUCCESS"]
+    ended = [(line, m[3]) for line in around if line.systemd and (m := MAIN_ENDED.search(line.text))]
+    ends = [line for line, status in ended if status != "0/SUCCESS" and not status.startswith(f"{BUSY}/")]
     if not ends:
         return None
     end = ends[-1]

@@ -227,6 +227,14 @@ def test_the_agents_own_end_counts_more_than_a_death_that_was_made_good_for():
     assert failure_in(lines, "node1").what == "Main process exited, code=killed, status=9/KILL"
 
 
+def test_an_agent_that_finds_its_node_taken_has_not_failed():
+    """The next try says by whom, and that is the reason."""
+    taken = ENDED.replace("status=1/FAILURE", "status=76/PROTOCOL")
+    lines = [line("rendezvous x.0 at 10.0.0.1:29500", 50), line(taken, 51, 1, systemd=True)]
+    assert failure_in(lines, "node1") is None
+    assert failure_in([lines[0], line(ENDED, 51, 1, systemd=True)], "node1") is not None
+
+
 def test_an_agent_that_was_sent_home_does_not_hide_what_its_workers_died_of():
     """The job gave up for them, on another node, before this one's last worker could end by itself."""
     peerless = ["rank 1/3 node=node2 x", "rank 1 (node2): another rank is gone or late, this one goes too"]

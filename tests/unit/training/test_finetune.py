@@ -158,6 +158,27 @@ def test_ranks_with_different_data_do_not_start(start, tmp_path):
     assert row[1:] == [row[1], row[1][:-1] + "1"], "the versions are there to be read"
 
 
+@pytest.mark.timeout(60)
+def test_data_that_one_rank_cannot_read_are_the_reason_and_not_the_wait_of_the_other(start, tmp_path):
+    code = (
+        "import os; from training import data, finetune\n"
+        "obtain = data.obtain\n"
+        "def broken(*a, **k):\n"
+        "    if os.environ['RANK'] == '1':\n"
+        "        raise data.DataError('x.bin: is damaged')\n"
+        "    return obtain(*a, **k)\n"
+        "data.obtain = broken\n"
+        "finetune.main()\n"
+    )
+    entry = tmp_path / "entry.py"
+    entry.write_text(code)
+    root = str(Path(__file__).parents[3])
+    run = start(2, tmp_path / "job", "steps=2", entry=(str(entry),), environment={"PYTHONPATH": root})
+    assert run.wait() != 0
+    state = state_of(tmp_path / "job")
+    assert (state["state"], state["failed_rank"], state["reason"]) == ("failed", 1, "x.bin: is damaged")
+
+
 def test_learning_rate_rises_then_falls_to_its_floor():
     config = Config(data_train="a.txt", lr=1.0, warmup_steps=4, min_lr_fraction=0.1)
     rates = [learning_rate(config, step, 20) for step in range(1, 21)]

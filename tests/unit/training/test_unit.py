@@ -109,9 +109,9 @@ def test_what_nobody_foresaw_is_tried_again(job, monkeypatch, capsys):
     assert "No space left on device" in capsys.readouterr().err
 
 
-def handler(address: str, rendezvous: str):
+def handler(address: str, rendezvous: str, **settings: int):
     """An agent's."""
-    wanted = RendezvousParameters("c10d", address, rendezvous, 2, 3, is_host="0", local_addr="127.0.0.1")
+    wanted = RendezvousParameters("c10d", address, rendezvous, 2, 3, is_host="0", local_addr="127.0.0.1", **settings)
     backend, tcp_store = create_backend(wanted)
     return create_handler(tcp_store, backend, wanted)
 
@@ -182,6 +182,58 @@ def test_a_process_of_the_job_sends_all_home(store, monkeypatch, capsys):
     rendezvous.send_home()
     with pytest.raises(RendezvousClosedError):
         waits.result(timeout=20)
+
+
+def test_a_worker_does_not_wait_for_those_of_a_node_whose_agent_is_gone(store, monkeypatch, capsys):
+    agents = [handler(store, "r1.0", keep_alive_interval=1, keep_alive_max_attempt=4) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda agent: agent.next_rendezvous(), agents))
+    left = threading.Event()
+    monkeypatch.setattr(rendezvous.os, "_exit", lambda status: left.set())
+    for name, value in {"MINOS_STORE": store, "MINOS_RENDEZVOUS": "r1.0", "GROUP_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with rendezvous.attended(pause=0.2):
+        assert not left.wait(6), "both nodes are there"
+    with rendezvous.attended(pause=0.2):
+        time.sleep(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(rendezvous, "HEARD", 2)  # they beat twice as fast here
+            agents[1]._stop_heartbeats()
+            assert left.wait(10)
+    assert "1 of 2 nodes left before all had met" in capsys.readouterr().out
+    agents[0]._stop_heartbeats()
+
+
+def test_a_node_whose_clock_is_set_is_not_taken_for_gone(store, monkeypatch, capsys):
+    """The other agents take it for dead, as its last word seems to be old, and it goes on all the same."""
+    agents = [handler(store, "r1.0", keep_alive_interval=1, keep_alive_max_attempt=4) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda agent: agent.next_rendezvous(), agents))
+    for name, value in {"MINOS_STORE": store, "MINOS_RENDEZVOUS": "r1.0", "GROUP_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    left = threading.Event()
+    monkeypatch.setattr(rendezvous.os, "_exit", lambda status: left.set())
+    with rendezvous.attended(pause=0.2):
+        time.sleep(1)
+        holder = agents[1]._state_holder
+        holder.state.last_heartbeats[agents[1]._this_node] -= datetime.timedelta(hours=1)
+        holder.mark_dirty()
+        holder.sync()
+        assert not left.wait(6)
+    left_in_the_record = rendezvous._state(rendezvous.connected(store), "r1.0").participants
+    assert len(left_in_the_record) == 1, "nobody has taken it for dead: this shows nothing"
+    for agent in agents:
+        agent._stop_heartbeats()
+
+
+def test_where_the_store_does_not_answer_the_meeting_goes_on(monkeypatch, capsys):
+    found = {"MINOS_STORE": f"127.0.0.1:{free_port()}", "MINOS_RENDEZVOUS": "r1.0", "GROUP_WORLD_SIZE": "2"}
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rendezvous, "TRY", datetime.timedelta(seconds=1))
+    with rendezvous.attended(pause=0.1):
+        time.sleep(3)
+    assert "whether all nodes are still there cannot be seen: " in capsys.readouterr().err
 
 
 def test_who_cannot_run_here_sends_those_home_who_wait_for_him(job, store, monkeypatch):
