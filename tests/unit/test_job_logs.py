@@ -62,6 +62,13 @@ def test_where_nobody_names_a_failure_of_its_own_the_earliest_is_shown():
     assert first_failure(merged({"node1": look((1, "done at step 200/200: /srv/minos/jobs/demo"))})) is None
 
 
+def test_an_alarm_that_was_over_is_shown_and_is_not_the_first_failure():
+    full = "alarm: /srv/minos/jobs/demo cannot be written to (No space left on device); waiting for room"
+    lines = merged(CRASH | {"node3": look((0.5, full), (0.7, "/srv/minos/jobs/demo has room again"))})
+    assert {full, "/srv/minos/jobs/demo has room again"} <= set(texts(interesting(lines)))
+    assert first_failure(lines).node == "node2"
+
+
 def test_a_worker_that_was_killed_is_named_by_its_agent():
     agent = "E1121 07:50:48.679000 8470 torch/distributed/api.py:1002] failed (exitcode: {}) local_rank: 0"
     looks = {

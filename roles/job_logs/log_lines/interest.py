@@ -14,6 +14,7 @@ DULL = re.compile(
 )
 WORTH = re.compile(
     r"^rank \d+/\d+ |resumed from|no valid checkpoint|skipped|^alarm: |answers again|^(done|stopped|leaving) at step"
+    r"|has room again|before all had met"
     r"|^stopped: |nothing to (do|run)|left at step|^epoch \d+|total .* s in \d+ steps|waiting for|has arrived in"
     r"|Start(ed|ing) |Stopp(ed|ing) |Main process exited|Failed with result|Scheduled restart|Deactivated|gave up"
     r"|rendezvous|generation|restart|Signal|SIGTERM|SIGKILL|exitcode|another rank is gone"
@@ -38,7 +39,9 @@ AROUND = 20  # lines of the node that failed first
 
 
 def is_failure(line: Line) -> bool:
-    return bool(FAILURE.search(line.text)) and not DULL.search(line.text)
+    """An alarm is none: nothing ends for it."""
+    failed = FAILURE.search(line.text) and not line.text.startswith("alarm: ")
+    return bool(failed) and not DULL.search(line.text)
 
 
 def is_inside(line: Line) -> bool:
