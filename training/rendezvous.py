@@ -23,6 +23,7 @@ from training.files import write_atomically
 TRY = datetime.timedelta(seconds=5)  # to reach the store; between two tries a signal is heard
 GENERATION = "minos/generation/{}"  # the store's key for the newest of a run id
 HEARD = 5  # seconds; an agent says something every two to four, and is missed after eight (minos-train@.service)
+STRANGER = 20  # seconds
 GONE = 75  # exit status of a worker that may be started again, if there is still something to do
 
 
@@ -123,20 +124,24 @@ def attended(pause: float = 2.0) -> Iterator[None]:
 
 def _attend(store_address: str, rendezvous: str, nodes: int, over: threading.Event, pause: float) -> None:
     try:
-        store, heard, beats = connected(store_address), {}, {}
+        store, began, heard, beats = connected(store_address), time.monotonic(), {}, {}
         while not over.wait(pause):
-            state = _state(store, rendezvous)
+            state, now = _state(store, rendezvous), time.monotonic()
             if state is None:
                 continue
             for node in state.participants:
-                if beats.get(node) != (beat := state.last_heartbeats.get(node)):
-                    heard[node], beats[node] = time.monotonic(), beat
-            missing = {node: time.monotonic() - at for node, at in heard.items() if node not in state.participants}
-            # The agents compare times of day: one that was heard a moment ago has only had its clock set.
-            if any(silent < HEARD for silent in missing.values()):
+                beat = state.last_heartbeats[node]
+                if beats.get(node) != beat:  # heard now; or, at the first look, as long ago as it is behind the others
+                    late = max(state.last_heartbeats.values()) - beat
+                    heard[node], beats[node] = now if node in beats else now - late.total_seconds(), beat
+            silent = [now - at for node, at in heard.items() if node not in state.participants]
+            # The agents compare times of day: one that was heard a moment ago has only had its clock set. Of one that
+            # was missing from the first look on that is not known: if it is there, its workers come.
+            if any(seconds < HEARD for seconds in silent):
                 return
-            if len(state.participants) < nodes and not over.is_set():
-                print(f"{nodes - len(state.participants)} of {nodes} nodes left before all had met", flush=True)
+            lost = nodes - len(state.participants)
+            if (silent or (lost > 0 and now - began > STRANGER)) and not over.is_set():
+                print(f"{lost} of {nodes} nodes left before all had met", flush=True)
                 os._exit(GONE)
     except Exception as problem:  # of sockets, of torch's store, of its rendezvous
         print(f"whether all nodes are still there cannot be seen: {problem}", file=sys.stderr, flush=True)

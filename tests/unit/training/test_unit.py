@@ -200,7 +200,26 @@ def test_a_worker_does_not_wait_for_those_of_a_node_whose_agent_is_gone(store, m
             patch.setattr(rendezvous, "HEARD", 2)  # they beat twice as fast here
             agents[1]._stop_heartbeats()
             assert left.wait(10)
+    left.clear()
+    monkeypatch.setattr(rendezvous, "STRANGER", 1)
+    with rendezvous.attended(pause=0.2):
+        assert left.wait(3), "it was missing from the beginning"
     assert "1 of 2 nodes left before all had met" in capsys.readouterr().out
+    agents[0]._stop_heartbeats()
+
+
+def test_an_agent_that_was_silent_before_the_first_look_is_missed_too(store, monkeypatch):
+    agents = [handler(store, "r1.0", keep_alive_interval=1, keep_alive_max_attempt=6) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda agent: agent.next_rendezvous(), agents))
+    for name, value in {"MINOS_STORE": store, "MINOS_RENDEZVOUS": "r1.0", "GROUP_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    left = threading.Event()
+    monkeypatch.setattr(rendezvous.os, "_exit", lambda status: left.set())
+    agents[1]._stop_heartbeats()
+    time.sleep(4)
+    with rendezvous.attended(pause=0.2):
+        assert left.wait(8)
     agents[0]._stop_heartbeats()
 
 
