@@ -43,7 +43,7 @@ class Fault:
     what: str
     strike: Callable[[Case], Struck]
     loss: str = ""
-    """Which time limit holds: `worker`, `loud`, `silent`, `boot` (verdict.goal); none for the others."""
+    """Which time limit holds: `worker`, `loud`, `hangs`, `silent`, `boot` (verdict.goal); none for the others."""
     moments: tuple[str, ...] = USUAL
     kind: str = ""
     """`vm`: container nodes cannot have it, for the reason in `because`."""

@@ -13,7 +13,7 @@ FAULTS = [
     Fault(number=2, name="agent_killed", what="kill -9 of an agent", strike=processes.agent_killed, loss="loud"),
     Fault(
         number=3, name="worker_stopped", what="SIGSTOP of a worker, for ever", strike=processes.worker_stopped,
-        loss="silent",
+        loss="hangs",
     ),
     Fault(
         number=4, name="power_returns", what="a node without power for 20 s", strike=power.power_returns, loss="silent"

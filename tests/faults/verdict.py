@@ -116,9 +116,14 @@ def next_step(facts: Facts) -> float | None:
 
 
 def goal(loss: str, moment: str, boot: float | None, job: Mapping[str, object]) -> float | None:
-    """The seconds that issue 6 allows; before the first step the ranks wait for each other longer (timeout_start)."""
+    """The seconds that issue 6 allows. Before the first step the ranks wait longer for one that hangs (timeout_start),
+    not for a machine that is gone: its agent is missed, or its kernel.
+    """
     timeout = job["timeout_start" if moment == "before" else "timeout_step"]
-    limits = {"worker": 10, "loud": GRACE + 15, "silent": timeout + GRACE + 30, "boot": boot and boot + 30}
+    limits = {
+        "worker": 10, "loud": GRACE + 15, "hangs": timeout + GRACE + 30,
+        "silent": job["timeout_step"] + GRACE + 30, "boot": boot and boot + 30,
+    }  # fmt: skip
     return limits.get(loss)
 
 

@@ -253,7 +253,8 @@ def test_the_time_is_that_to_the_first_step_behind_a_restart(good):
 
 def test_the_time_limits_are_those_of_the_issue():
     assert [goal(loss, "mid", 12.0, JOB) for loss in ("worker", "loud", "silent", "boot", "")] == [10, 35, 70, 42, None]
-    assert goal("silent", "before", None, JOB) == 60 + 20 + 30, "the ranks wait longer for their first step"
+    assert goal("hangs", "mid", None, JOB) == goal("silent", "before", None, JOB) == 20 + 20 + 30
+    assert goal("hangs", "before", None, JOB) == 60 + 20 + 30, "the ranks wait longer for their first step"
     assert goal("boot", "mid", None, JOB) is None
 
 
