@@ -408,12 +408,14 @@ def test_the_classic_loop_is_supervised_killed_and_goes_on_behind_its_snapshot(k
     agent = on("node1", "tr '\\0' ' ' < /proc/$(systemctl show -P MainPID minos-train@classic)/cmdline").split()
     on("node2", f"kill -9 {workers('node2', 'training.script')[0]}")
 
-    shown = playbook("playbooks/print.yml", "-e", "job=classic")
+    shown = playbook("playbooks/print.yml", "-e", f"job=classic output={tmp_path}/print.json")
     assert set(changed(shown).values()) == {0}
     whole = shown.stdout.replace(" \\\n", "").splitlines()
     typed = [shlex.split(line) for line in whole if line.startswith("/usr/bin/flock")]
     assert len(typed) == 3
     assert agent in [words[words.index(agent[0]) :] for words in typed], "what is printed is what runs"
+    written = json.loads((tmp_path / "print.json").read_text())
+    assert [written["nodes"][node]["words"] for node in NODES] == typed
 
     done = playbook("train.yml", *started)
     assert "Job classic: done" in done.stdout

@@ -5,11 +5,17 @@ from __future__ import annotations
 import re
 import secrets
 import shlex
+import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
+
+from job_view import document
 
 WIDTH = 110
 
@@ -58,7 +64,9 @@ def lines_of(command: Command) -> list[str]:
 
 
 class ActionModule(ActionBase):
-    """Arguments: job, user, planned (the job may not be there yet), nodes: name -> unit, settings, rendezvous."""
+    """Arguments: job, user, planned (the job may not be there yet), output (a file, or nothing), nodes: name -> unit,
+    settings, rendezvous.
+    """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
@@ -80,7 +88,9 @@ class ActionModule(ActionBase):
             )
         for node, command in commands.items():
             Display().display("\n".join(["", heading(node, user, planned), *lines_of(command)]))
-        return result | {"changed": False, "commands": {node: each._asdict() for node, each in commands.items()}}
+        content = {node: each._asdict() for node, each in commands.items()}
+        document.write(str(self._task.args["output"]), "print", {"job": job, "user": user, "nodes": content})
+        return result | {"changed": False, "commands": content}
 
 
 def heading(node: str, user: str, planned: bool) -> str:
