@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from training import connections, parity
 from training.config import Config
 from training.errors import UserError
-from training.rendezvous import attended
+from training.meeting import attended
 
 # What gloo and the sockets below it say when the other side is gone; no exception type of its own tells it.
 PEER_LOST = (

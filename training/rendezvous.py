@@ -9,21 +9,16 @@ torch is loaded where it is needed: that takes seconds, which not every question
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from training.files import write_atomically
 
 TRY = datetime.timedelta(seconds=5)  # to reach the store; between two tries a signal is heard
 GENERATION = "minos/generation/{}"  # the store's key for the newest of a run id
-HEARD = 5  # seconds; an agent says something every two to four, and is missed after eight (minos-train@.service)
-STRANGER = 20  # seconds
 GONE = 75  # exit status of a worker that may be started again, if there is still something to do
 
 
@@ -49,7 +44,8 @@ def join(store_address: str, run_id: str, output: Path) -> None:
             said = True
     store.set_timeout(datetime.timedelta(seconds=60))
     rendezvous = f"{run_id}.{open_generation(store, run_id)}"
-    write_atomically(output, f"MINOS_RENDEZVOUS={rendezvous}\n")
+    # The clock's state, so that workers see when it is set (meeting.py).
+    write_atomically(output, f"MINOS_RENDEZVOUS={rendezvous}\nMINOS_CLOCK={time.time() - time.monotonic():.3f}\n")
     print(f"rendezvous {rendezvous} at {store_address}", flush=True)
 
 
@@ -90,11 +86,11 @@ def close(store_address: str, run_id: str) -> None:
 
 def is_closed(store, rendezvous: str) -> bool:
     """Whether torchrun has closed this rendezvous."""
-    state = _state(store, rendezvous)
+    state = state_of(store, rendezvous)
     return state is not None and state.closed
 
 
-def _state(store, rendezvous: str):
+def state_of(store, rendezvous: str):
     """torchrun's own record of a rendezvous, read as its agents do it; None before there is one."""
     import pickle
 
@@ -102,49 +98,6 @@ def _state(store, rendezvous: str):
 
     found = C10dRendezvousBackend(store, rendezvous).get_state()
     return pickle.loads(found[0]) if found else None
-
-
-@contextlib.contextmanager
-def attended(pause: float = 2.0) -> Iterator[None]:
-    """Within, while the workers of a start wait for each other, this one ends (GONE) as soon as the agent of a node is
-    missing: there is no connection yet that could break, and the others would wait for its workers to the last second.
-    torchrun starts them again then, with the nodes that are left. Its agents find out themselves who is missing: one
-    that has said nothing for some seconds. Outside of Minos nothing is watched.
-    """
-    names = ("MINOS_STORE", "MINOS_RENDEZVOUS", "GROUP_WORLD_SIZE")
-    store, rendezvous, nodes = (os.environ.get(name, "") for name in names)
-    over = threading.Event()
-    if store and rendezvous and nodes:
-        threading.Thread(target=_attend, args=(store, rendezvous, int(nodes), over, pause), daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
-
-
-def _attend(store_address: str, rendezvous: str, nodes: int, over: threading.Event, pause: float) -> None:
-    try:
-        store, began, heard, beats = connected(store_address), time.monotonic(), {}, {}
-        while not over.wait(pause):
-            state, now = _state(store, rendezvous), time.monotonic()
-            if state is None:
-                continue
-            for node in state.participants:
-                beat = state.last_heartbeats[node]
-                if beats.get(node) != beat:  # heard now; or, at the first look, as long ago as it is behind the others
-                    late = max(state.last_heartbeats.values()) - beat
-                    heard[node], beats[node] = now if node in beats else now - late.total_seconds(), beat
-            silent = [now - at for node, at in heard.items() if node not in state.participants]
-            # The agents compare times of day: one that was heard a moment ago has only had its clock set. Of one that
-            # was missing from the first look on that is not known: if it is there, its workers come.
-            if any(seconds < HEARD for seconds in silent):
-                return
-            lost = nodes - len(state.participants)
-            if (silent or (lost > 0 and now - began > STRANGER)) and not over.is_set():
-                print(f"{lost} of {nodes} nodes left before all had met", flush=True)
-                os._exit(GONE)
-    except Exception as problem:  # of sockets, of torch's store, of its rendezvous
-        print(f"whether all nodes are still there cannot be seen: {problem}", file=sys.stderr, flush=True)
 
 
 def send_home() -> None:

@@ -4,7 +4,8 @@
         exit 0: go on; 1: there is nothing to run here, now; 2: no usable state file; 255: try again, the only one that
         systemd takes for a failure here. Waits for the shared directory.
     python -m training.unit rendezvous --store ADDRESS:PORT --run-id X --output FILE
-        waits for the store and writes MINOS_RENDEZVOUS=..., the rendezvous id to join, to FILE (see rendezvous.py).
+        waits for the store and writes MINOS_RENDEZVOUS=..., the rendezvous id to join, and MINOS_CLOCK=... to FILE (see
+        rendezvous.py and meeting.py).
 
 Both belong to minos-train@.service.
 """

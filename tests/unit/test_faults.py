@@ -370,7 +370,7 @@ def test_the_data_are_the_same_each_time(tmp_path):
 
 def test_what_cycles_leave_behind_is_named_but_for_the_unit_at_rest():
     before = {"node1": {"port 0.0.0.0:22", "unit minos-store.service active running"}, "node2": set()}
-    rest = {"unit minos-train@cycles.service inactive dead", "unit minos-train-failed@cycles.service inactive dead"}
+    rest = {"unit minos-train@cycles.service inactive dead", "unit minos-nvidia.service inactive dead"}
     after = {"node1": before["node1"] | rest, "node2": {"unit minos-train@cycles.service failed failed", "port 1"}}
     assert cycles.left_behind(before, after) == [
         "node2: port 1",

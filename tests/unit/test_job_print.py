@@ -54,7 +54,9 @@ def test_a_start_by_hand_is_none_that_has_ended(texts):
 
 
 def test_a_job_that_has_run_keeps_the_rendezvous_that_is_open(texts):
-    command = show_command.command_of("demo", **texts | {"rendezvous": "MINOS_RENDEZVOUS=demo-1.3\n"}, by_hand="")
+    command = show_command.command_of(
+        "demo", **texts | {"rendezvous": "MINOS_RENDEZVOUS=demo-1.3\nMINOS_CLOCK=1.5\n"}, by_hand=""
+    )
     assert "--rdzv-id=demo-1.3" in command.words
 
 

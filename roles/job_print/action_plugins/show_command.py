@@ -35,6 +35,7 @@ def command_of(job: str, unit: str, settings: str, rendezvous: str, by_hand: str
     text = unit.replace("\\\n", " ")
     lines = dict(re.findall(r"^(ExecStart|WorkingDirectory|User)=(.*)$", text, re.MULTILINE))
     environment = dict(re.findall(r"^([A-Za-z_]\w*)=(.*)$", f"{settings}\n{rendezvous}", re.MULTILINE))
+    environment.pop("MINOS_CLOCK", None)  # of this start of the unit alone
     if "ExecStart" not in lines or "MINOS_RUN_ID" not in environment:
         raise ValueError(f"there is no job {job}")
     if "MINOS_RENDEZVOUS" not in environment:

@@ -18,6 +18,8 @@ def main():
     done = systemctl("disable", "--now", unit) if was in ("active", "activating") or enabled == "enabled" else None
     if done and done.returncode:
         sys.exit(done.stderr.strip() or f"systemctl disable --now {unit} failed")
+    if done:  # an agent that is told to stop ends with 1, as one that fails
+        systemctl("reset-failed", unit)
     print(json.dumps({"was": was, "changed": done is not None}))
 
 

@@ -74,6 +74,17 @@ def store() -> Iterator[str]:
         server.terminate()
 
 
+def handler(address: str, rendezvous: str, **settings: int):
+    """An agent's of torchrun, for two or three nodes."""
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
+    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
+
+    wanted = RendezvousParameters("c10d", address, rendezvous, 2, 3, is_host="0", local_addr="127.0.0.1", **settings)
+    backend, tcp_store = create_backend(wanted)
+    return create_handler(tcp_store, backend, wanted)
+
+
 class Started:
     """A run in a process group of its own; `output` is what it printed on both streams."""
 
