@@ -21,6 +21,8 @@ What they are made of:
     data/           files or hub data sets -> packed rows of tokens on disk -> micro-batches; which step uses which rows
     models/         fetching, loading, adapters, attention between packed documents, loss, memory estimate, export
     distributed.py  device, backend, process group, how long ranks wait for each other, the small numbers they exchange
+    rendezvous.py   where the agents of a job meet; meeting.py: whether all are still there while their workers do
+    connections.py  dead machines, noticed by the kernel
     optimizer.py    AdamW and the learning rate of each step
     progress.py     how far a run is; evaluation.py: the held-out loss; results.py: what a finished run leaves
     checkpoints/    save and restore any DDP run, also yours (README.md there)
