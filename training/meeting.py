@@ -61,9 +61,8 @@ class Watch:
             return "this rendezvous is over"
         for node in record.participants:
             beat = record.last_heartbeats[node]
-            if (
-                self._beats.get(node) != beat
-            ):  # heard now; or, at the first look, as long ago as it is behind the others
+            # Heard now; or, at the first look, as long ago as it is behind the others.
+            if self._beats.get(node) != beat:
                 late = (max(record.last_heartbeats.values()) - beat).total_seconds()
                 self._heard[node] = now if node in self._beats else now - late
                 self._beats[node] = beat

@@ -29,9 +29,7 @@ TRACEBACK = re.compile(r"^(\[rank\d+\]: )?Traceback \(most recent call last\):")
 # systemd, of the unit's main process (src/core/service.c).
 MAIN_ENDED = re.compile(r"(Main|Control) process exited, code=(exited|killed|dumped), status=(\S+)")
 SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
-BUSY = (
-    76  # flock's, in the unit: another job holds this node; the next try names it (training/unit.py), and that counts
-)
+BUSY = 76  # flock's, in the unit: another job holds this node. The next try names it (training/unit.py): that counts
 NEAR = 10  # seconds: what systemd or the kernel say so close to a death belongs to it
 
 
