@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.unit.training.conftest import ROOT, state_of
 from training.checkpoints import Checkpoints, Share
 from training.files import wait_for_room
 from training.state import JobState
@@ -179,3 +180,22 @@ def test_a_start_waits_for_room_and_says_so_once(small_disk, capsys):
     start.join(10)
     told = f"alarm: {job} cannot be written to (No space left on device); waiting for room\n{job} has room again\n"
     assert capsys.readouterr().out == told and not start.is_alive() and list(job.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", ["hello", "script"])
+def test_both_ways_to_start_wait_for_it(recipe, small_disk, tmp_path, start):
+    job, config = small_disk / "job", ROOT / "training/configs/hello.yaml"
+    overrides = ["steps=2", "log_every=1"]
+    if recipe == "script":
+        config, overrides = tmp_path / "own.yaml", []
+        config.write_text("script: own.py\narguments: []\n")
+        (tmp_path / "own.py").write_text("print('done')\n")
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
+        while True:
+            full.write(bytes(MEGABYTE))
+    run = start(1, job, *overrides, config=config, entry=("-m", f"training.{recipe}"))
+    run.until(lambda: "waiting for room" in run.output)
+    filler.unlink()
+    assert run.wait(60) == 0, run.output
+    assert "has room again" in run.output and state_of(job)["state"] == "done"
