@@ -77,7 +77,7 @@ def look(node: str) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def virgin(nodes, request) -> dict[str, dict]:
-    """How the NFS server and one of its clients were before anything; of a lab that was kept, noted when it was bare."""
+    """How the NFS server and one of its clients were before anything; noted, for a lab that is kept."""
     bare = inside(HEAD, "test -e /etc/minos && echo ours; true") == ""
     if bare:
         request.config.cache.set("vmcluster/virgin", {node: look(node) for node in (HEAD, WORKER)})
