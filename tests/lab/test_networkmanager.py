@@ -1,0 +1,102 @@
+"""Static addresses on a machine that NetworkManager looks after, as desktops do: Debian's own, in a container.
+
+Ubuntu's, which keeps its profiles in /etc/netplan, is not here; what its files say is in tests/unit/test_netplan.py.
+The tests build on each other: an address is tried and lost, the node moves, it is given back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.labs import Lab, changed, wait_until
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+LAB = Lab("nm")
+NIC, NODE = "lan0", "node1"
+inside = LAB.inside
+# What a desktop has when its owner has typed an address into NetworkManager's window.
+DESKTOP = """
+set -e
+apt-get -qq update && apt-get -qq install --yes --no-install-recommends network-manager netplan.io >/dev/null
+nmcli connection add type ethernet ifname {nic} con-name office connection.autoconnect-priority 5 ipv4.method manual \
+    ipv4.addresses {address}/24 ipv4.gateway {gateway} ipv4.dns {gateway}
+systemctl --quiet disable --now systemd-networkd.socket systemd-networkd
+rm /etc/systemd/network/*
+nmcli connection up office
+"""
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[dict[str, str]]:
+    LAB.command("down")
+    LAB.command("up", "-n", "1")
+    node = LAB.nodes()[NODE]
+    node["gateway"] = f"{node['address'].rpartition('.')[0]}.1"
+    inside(NODE, DESKTOP.format(nic=NIC, **node))
+    yield node
+    LAB.command("down")
+
+
+def site(tmp_path: Path, address: str, old: str) -> subprocess.CompletedProcess[str]:
+    return run("site.yml", "--tags", "netplan", at=tmp_path, address=address, old=old)
+
+
+def run(*playbook: str, at: Path, address: str, old: str) -> subprocess.CompletedProcess[str]:
+    over = at / "over.yml"
+    settings = {"ansible_host": address, "cluster_ip": address, "first_contact": old}
+    over.write_text(json.dumps({"all": {"hosts": {NODE: settings}}}))
+    return LAB.playbook(*playbook, inventory=["inventory/lab", over], check=False)
+
+
+def addresses() -> list[str]:
+    return re.findall(r"inet (\S+)/24", inside(NODE, f"ip -4 address show {NIC}"))
+
+
+def boot() -> str:
+    """Another one after each boot; empty while it is off."""
+    return inside(NODE, "systemctl show --property=UserspaceTimestampMonotonic --value", check=False)
+
+
+def profile() -> str:
+    """The one that is in force."""
+    return inside(NODE, f"nmcli -g GENERAL.CONNECTION device show {NIC}")
+
+
+def test_an_address_that_cannot_be_reached_is_taken_back(node, tmp_path):
+    nowhere = f"{node['address'].rpartition('.')[0]}.200"
+    done = site(tmp_path, nowhere, node["address"])
+    assert done.returncode != 0
+    assert f"It has gone back to its old settings and answers at {node['address']}." in done.stdout
+    assert addresses() == [node["address"]] and profile() == "office"
+    assert inside(NODE, "ls /etc/netplan /run/netplan") == "/etc/netplan:\n\n/run/netplan:"
+
+
+def test_it_moves_and_stays_there_over_a_power_cut(node, tmp_path):
+    spare = node["spare_address"]
+    done = site(tmp_path, spare, node["address"])
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert addresses() == [spare] and profile() == f"netplan-{NIC}"
+    assert f"default via {node['gateway']}" in inside(NODE, "ip route")
+    assert changed(site(tmp_path, spare, node["address"]))[NODE] == 0
+    # As a power cut; the lab's own `start` would wait for SSH at the address that the node has left.
+    before = boot()
+    inside(NODE, "sync; systemctl --no-block reboot -ff", check=False)
+    wait_until(lambda: boot() not in ("", before) and addresses() == [spare], 90)
+    assert profile() == f"netplan-{NIC}", "the old one has come back with the boot"
+
+
+def test_reset_gives_its_own_settings_back(node, tmp_path):
+    given = ["playbooks/reset.yml", "-l", NODE, "-e", "sure=true"]
+    done = run(*given, at=tmp_path, address=node["spare_address"], old=node["address"])
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert addresses() == [node["address"]] and profile() == "office"
+    assert inside(NODE, "nmcli -g connection.autoconnect connection show office") == "yes"
+    left = "/var/lib/minos-netplan /usr/local/sbin/minos-netplan /etc/netplan/60-minos.yaml"
+    assert inside(NODE, f"ls -d {left} 2>/dev/null; true") == ""
