@@ -45,6 +45,7 @@ def recipe(config: Config, folders: Folders) -> str:
         step, losses = restored.step, restored.extra["losses"]
     state, signal, patience = JobState(folders.job), lifecycle.Signal(), distributed.Patience(place, config)
     if place.is_main:
+        lifecycle.require_claimed(state, config)
         print(f"begins at step {step}/{config.steps}", flush=True)
         state.begin(**lifecycle.begun(folders.job, config, place), step=step, resumed_at=step, steps=config.steps)
     distributed.agree(place, 0)  # NCCL has no time limit while it connects: first all shall be here

@@ -24,7 +24,7 @@ from training.failures.first import LINES
 from training.files import wait_for_room
 from training.folders import Folders
 from training.rendezvous import GONE, leave_failed, send_home
-from training.state import ENDED, JobState, StateError
+from training.state import CHANGED, ENDED, JobState, StateError, SupersededError
 
 STOP_FILE = "stop-requested"
 
@@ -131,6 +131,9 @@ def ended_already(state: JobState, config: Config | None) -> bool:
     start by hand after `stopped` or `failed` goes on, and so does one with more steps or epochs than before.
     """
     before, by_hand = state.read(), "MINOS_RUN_ID" not in os.environ
+    if state.superseded(before):
+        print(f"nothing to do: {state.file} is of {before['run_id']}, a later start than {run_id()}", flush=True)
+        return True
     ended_in = before.get("state")
     # By hand an id may be given that is the same each time; only a restarted worker belongs to the start that ended.
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
@@ -143,6 +146,16 @@ def ended_already(state: JobState, config: Config | None) -> bool:
             leave_failed(int(os.environ.get("RANK", "0")), node_name())
         return True
     return False
+
+
+def require_claimed(state: JobState, config: Config) -> None:
+    """Asked by rank 0 once all have the same config. Errors: UserError where it is not the one that Minos claimed this
+    start with: of two train.yml at once, the one that was refused had written its settings before.
+    """
+    content = state.read()
+    claimed = content.get("config_sha256", "") if content.get("run_id") == os.environ.get("MINOS_RUN_ID") else ""
+    if claimed not in ("", config.sha256()):
+        raise UserError(f"the nodes have other settings {CHANGED}")
 
 
 def require_progress(state: JobState) -> None:
@@ -166,6 +179,9 @@ def failures_recorded(state: JobState) -> Iterator[None]:
     """
     try:
         yield
+    except SupersededError as error:
+        print(error, flush=True)
+        sys.exit(1)  # so that torchrun starts all of them anew, who look then, and leave
     except Exception as error:
         rank = getattr(error, "rank", int(os.environ.get("RANK", "0")))
         node = getattr(error, "node", node_name())

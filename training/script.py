@@ -30,7 +30,7 @@ import yaml
 from training.failures.first import LASTED, LINES
 from training.files import wait_for_room
 from training.rendezvous import leave_failed, send_home
-from training.state import ENDED, OF_THE_LAST_END, JobState, StateError
+from training.state import CHANGED, ENDED, OF_THE_LAST_END, JobState, StateError
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -218,10 +218,17 @@ def main() -> None:
     if not (before := state.read()) or before.get("state") not in ENDED or before.get("run_id") != worker.run_id:
         wait_for_room(options.job_dir)
     now = datetime.datetime.now(datetime.UTC)
-    after = state.change(lambda content: joined(content, worker, facts, now))
+    after = state.change(lambda content: None if state.superseded(content) else joined(content, worker, facts, now))
+    if state.superseded(after):
+        print(f"nothing to do: {state.file} is of {after['run_id']}, a later start than {worker.run_id}", flush=True)
+        return
     if after["state"] in ENDED:
         print(f"nothing to do: {state.file} says {after['state']} {after.get('reason', '')}".rstrip(), flush=True)
         if after["state"] == "failed":
+            leave_failed(worker.rank, worker.node)
+        return
+    if before.get("run_id") == worker.run_id and before.get("config_sha256", digest) != digest:
+        if _fail(state, worker, f"{worker.node} was given another script, or other arguments, {CHANGED}", []):
             leave_failed(worker.rank, worker.node)
         return
     if worker.limit and (tries := after["starts_without_step"]) > worker.limit:

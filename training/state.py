@@ -31,6 +31,7 @@ import contextlib
 import datetime
 import fcntl
 import json
+import os
 import sys
 import threading
 import time
@@ -48,6 +49,10 @@ OF_THE_LAST_START = (
 )  # fmt: skip
 THREADS = threading.Lock()
 CLAIM_SECONDS = 60  # that a start takes from its first word to its workers', at most; then another may take its place
+CHANGED = (
+    "than this job was started with: another train.yml has changed them meanwhile; type the one again whose settings "
+    "you want, another one with -e job=NAME"
+)
 OF_THE_LAST_END = (*FIELDS, "alarm")
 
 
@@ -55,11 +60,19 @@ class StateError(UserError):
     """The state file is there but cannot be understood; the message says which and what to do."""
 
 
+class SupersededError(Exception):
+    """The file is that of a later start, or of this one's end: this process has nothing to do for the job any more."""
+
+
 class JobState:
-    """The state file of one job directory; any process of the job may hold one."""
+    """The state file of one job directory; any process of the job may hold one.
+
+    A process that Minos started (MINOS_RUN_ID) belongs to the start that was claimed under this id. Where the file
+    names another one, a node was forgotten that has been away: nothing that it does may reach the job any more.
+    """
 
     def __init__(self, job_dir: Path):
-        self.file = Path(job_dir) / "state.json"
+        self.file, self._claimed = Path(job_dir) / "state.json", os.environ.get("MINOS_RUN_ID", "")
 
     def read(self) -> dict[str, object]:
         """Its content, {} if there is none. Errors: StateError on anything that we did not write."""
@@ -73,10 +86,20 @@ class JobState:
             raise StateError(f"{self.file}: state must be one of {', '.join(STATES)}; delete it and start again")
         return content
 
+    def superseded(self, content: Mapping[str, object]) -> bool:
+        """Whether the file, with this content, is that of another start than this process belongs to."""
+        return bool(self._claimed) and content.get("run_id", self._claimed) != self._claimed
+
     def begin(self, **fields: object) -> None:
-        """Say that work starts or goes on: forgets why the job ended before."""
+        """Say that work starts or goes on: forgets why the job ended before.
+
+        Errors: SupersededError, where a start that was claimed is no more, or was ended while it came this far.
+        """
         with self._locked():
-            content = {key: value for key, value in self.read().items() if key not in OF_THE_LAST_END}
+            content = self.read()
+            if self.superseded(content) or (self._claimed and content.get("state") in ENDED):
+                raise SupersededError(f"job {content.get('job')} was {content['state']} meanwhile: nothing to do here")
+            content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}
             self._write(content | fields)
 
     def claim(
@@ -134,7 +157,7 @@ class JobState:
             alike = content.get("tried_from_step") == furthest
             tries = content.get("starts_without_step", 0) + 1 if alike else 1
             counts = {"starts": content.get("starts", 0) + 1, "starts_without_step": tries, "tried_from_step": furthest}
-            if content and content["state"] not in ENDED:
+            if content and content["state"] not in ENDED and not self.superseded(content):
                 self._write(content | counts)
             return tries
 
@@ -146,7 +169,7 @@ class JobState:
         """
         with self._locked():
             content = self.read()
-            if content.get("state") in ENDED:
+            if content.get("state") in ENDED or self.superseded(content):
                 return False
             if fields.get("step", 0) > content.get("step", 0):
                 fields["stepped"] = _now()

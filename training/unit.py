@@ -84,7 +84,11 @@ def _runs_already(local: Path, job: str) -> str:
     busy, descriptor = local / BUSY, os.open(local, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        write_atomically(busy, job)
+        try:
+            write_atomically(busy, job)
+        except OSError as error:  # a full disk keeps no job from running here; a wrong name would mislead
+            busy.unlink(missing_ok=True)
+            print(f"alarm: {busy}: {error.strerror}", flush=True)
         return ""
     except BlockingIOError:
         return busy.read_text(encoding="utf-8") if busy.exists() else "(unknown)"

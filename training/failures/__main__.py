@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from training.errors import UserError
@@ -77,6 +77,14 @@ def records(folder: Path, run_id: str) -> Iterator[Failure]:
             print(f"{file}: {problem!r}", file=sys.stderr)
 
 
+def through(state: Mapping[str, object], node: str) -> bool:
+    """Whether all ranks of this node have reached the end of an own script. Their agent waits five minutes for those of
+    the others, and goes then: theirs may take longer, with a last evaluation for example.
+    """
+    ranks = {int(rank) for rank, its_node in state.get("workers", {}).items() if its_node == node}
+    return bool(ranks) and ranks <= set(state.get("finished", []))
+
+
 def look(job_dir: Path, node: str, unit: str, run_id: str) -> None:
     state, own = JobState(job_dir), job_dir / "failures" / f"{node}.json"
     end, now = end_of(unit), state.read()
@@ -90,7 +98,7 @@ def look(job_dir: Path, node: str, unit: str, run_id: str) -> None:
         write_atomically(own, json.dumps(found.to_record(run_id)) + "\n")
     if end == "failed":  # systemd tries no more
         state.give_up(node, f"the unit {unit} gave up")
-    if end == "ended":  # nor here, and the job knows nothing of an end
+    if end == "ended" and not through(now, node):  # nor here, and the job knows nothing of an end
         state.give_up(node, f"the unit {unit} ended, and the job has not")
     now = state.read()
     first, written = first_failure(now, records(own.parent, run_id)), Failure.from_state(now)

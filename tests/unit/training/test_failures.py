@@ -367,7 +367,7 @@ def node(tmp_path, monkeypatch):
     programs.mkdir()
     for name, script in {
         "journalctl": 'case "$*" in *--dmesg*) cat "$JOURNAL.kernel" ;; *) cat "$JOURNAL" ;; esac',
-        "systemctl": "echo ActiveState=$UNIT_IS; echo SubState=x",
+        "systemctl": "echo ActiveState=$UNIT_IS SubState=${UNIT_SUB:-x} ExecMainCode=1 ExecMainStatus=0",
     }.items():
         (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)
@@ -440,3 +440,12 @@ def test_a_job_that_ended_well_leaves_no_record(node):
     JobState(node.job).begin(state="done")
     assert node([line(KILLED, time.time())], "inactive")["state"] == "done"
     assert not (node.job / "failures/node2.json").exists()
+
+
+@pytest.mark.parametrize(("finished", "after"), [([], "failed"), ([2], "failed"), ([2, 3], "running")])
+def test_an_own_script_whose_ranks_are_through_here_may_take_longer_elsewhere(finished, after, node, monkeypatch):
+    """torchrun's agent waits five minutes for the others at the end, and goes."""
+    script = {"state": "running", "workers": {"0": "node1", "1": "node1", "2": "node2", "3": "node2"}}
+    JobState(node.job).change(lambda state: state | script | {"finished": finished})
+    monkeypatch.setenv("UNIT_SUB", "dead")
+    assert node([], "inactive")["state"] == after

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from training import lifecycle
+from training.config import Config
 from training.errors import UserError
-from training.state import JobState, main
+from training.state import JobState, SupersededError, main
 
 ROOT = Path(__file__).parents[3]
 
@@ -214,6 +215,51 @@ def test_too_many_starts_in_a_row_end_the_job(tmp_path, monkeypatch):
         lifecycle.require_progress(state)
     monkeypatch.setenv("RANK", "1")
     lifecycle.require_progress(state)
+
+
+def test_a_worker_of_an_earlier_start_changes_nothing(tmp_path, monkeypatch, capsys):
+    """Its node was away while the job was stopped and started again without it."""
+    monkeypatch.setenv("MINOS_RUN_ID", "r1")
+    ours = JobState(tmp_path)
+    ours.claim("r1", "", "demo", ["node1", "node2"], 1)
+    ours.begin(state="running", run_id="r1", step=3)
+    ours.claim("r2", "r1", "demo", ["node1"], 1)
+    later = ours.read()
+    with pytest.raises(SupersededError):
+        ours.begin(state="running", run_id="r1", step=0)
+    assert not ours.progress(step=4)
+    ours.count_start()
+    assert ours.read() == later
+    assert lifecycle.ended_already(ours, None)
+    assert "is of r2, a later start than r1" in capsys.readouterr().out
+    monkeypatch.setenv("MINOS_RUN_ID", "r2")
+    theirs = JobState(tmp_path)
+    assert not lifecycle.ended_already(theirs, None)
+    theirs.begin(state="running", run_id="r2", step=3)
+    assert theirs.progress(step=4)
+
+
+@pytest.mark.parametrize("end", ["stopped", "failed", "done"])
+def test_a_start_that_was_ended_while_its_workers_came_does_not_begin(end, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINOS_RUN_ID", "r1")
+    state = JobState(tmp_path)
+    state.claim("r1", "", "demo", ["node1"], 1)
+    state.change(lambda content: content | {"state": end})
+    with pytest.raises(SystemExit), lifecycle.failures_recorded(state):
+        state.begin(state="running", run_id="r1")
+    assert state.read()["state"] == end
+
+
+def test_settings_that_another_command_has_written_are_not_trained_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINOS_RUN_ID", "r1")
+    state, ours, theirs = JobState(tmp_path), Config(data_train="a.txt"), Config(data_train="a.txt", lr=0.5)
+    lifecycle.require_claimed(state, ours)
+    state.claim("r1", "", "demo", ["node1"], 1, ours.sha256())
+    lifecycle.require_claimed(state, ours)
+    with pytest.raises(UserError, match=r"another train\.yml has changed them meanwhile"):
+        lifecycle.require_claimed(state, theirs)
+    monkeypatch.delenv("MINOS_RUN_ID")
+    lifecycle.require_claimed(state, theirs)  # by hand nothing was claimed
 
 
 def test_a_node_that_gives_up_fails_the_job_when_too_few_are_left(tmp_path):

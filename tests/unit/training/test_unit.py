@@ -93,6 +93,16 @@ def test_a_node_has_one_job_at_a_time(state, after, job, capsys):
     assert ask(job) == 0 and (local / unit.BUSY).read_text() == "demo"
 
 
+def test_a_full_disk_keeps_no_job_from_running_here(job, monkeypatch, capsys):
+    busy = job.parents[1] / "local" / unit.BUSY
+    busy.write_text("an earlier one")
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(unit, "write_atomically", lambda *_: (_ for _ in ()).throw(full))
+    assert ask(job) == 0
+    assert f"alarm: {busy}: No space left on device" in capsys.readouterr().out
+    assert not busy.exists(), "the next one would be told a wrong name"
+
+
 def test_a_node_that_was_mended_has_not_given_up(job):
     JobState(job).begin(given_up=["node2", "node3"])
     assert ask(job) == 0
