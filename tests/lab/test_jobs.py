@@ -98,7 +98,8 @@ def killed() -> dict:
             break
         time.sleep(0.5)
     on("node2", f"kill -9 {workers('node2')[0]}")
-    ended = playbook("train.yml", "-e", "nnodes=3 job=three steps=90 save_every=10")
+    ended = playbook("train.yml", "-e", "nnodes=3 job=three steps=90 save_every=10 job_node_max_restarts=7")
+    assert on("node2", "grep ^MINOS_MAX_RESTARTS /etc/minos/jobs/three.env") == "MINOS_MAX_RESTARTS=10", "it ran"
     assert re.search(r"^Job three: done at step 90 of 90", ended.stdout, re.MULTILINE)
     return state("three")
 
