@@ -155,6 +155,15 @@ def unreachable(seen: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {node['problem']}" for name, node in seen["nodes"].items() if not node["answers"]]
 
 
+def head_problem(looks: Mapping[str, Mapping[str, Any]], head: str) -> str:
+    """Return why the head shall not be asked for what is on the share, or nothing: its own mount may hang, and hold
+    whoever asks there, while another node reads the share.
+    """
+    look = looks.get(head, LEFT_OUT)
+    share = (look.get("answer") or {}).get("share") or "answers"
+    return look["problem"] or ("" if share == "answers" else f"its shared directory: {share}")
+
+
 def active_nodes(looks: Mapping[str, Mapping[str, Any]], job: str) -> list[str]:
     """Return the nodes whose unit of this job is at work."""
     return [name for name, look in looks.items() if is_on(look.get("answer") or {}, job)]
