@@ -125,3 +125,6 @@ def test_a_share_that_hangs_is_left_alone():
     assert look.within(0.3, lambda: time.sleep(30)) is None
     assert time.monotonic() - began < 5
     assert look.within(5, lambda: "x" * 1_000_000) == {"said": "x" * 1_000_000}
+    # What even SIGKILL does not end until the server is back would else hold the connection open.
+    streams = look.within(5, lambda: [os.readlink(f"/proc/self/fd/{number}") for number in range(3)])
+    assert streams == {"said": [os.devnull] * 3}
