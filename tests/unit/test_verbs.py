@@ -77,7 +77,7 @@ def cluster(tmp_path):
         hosts[name] = SILENT if name == "node2" else here
         hosts[name] = hosts[name] | {"job_look_state": f"{tmp_path}/{name}", "job_clean_state": f"{tmp_path}/{name}"}
     everywhere = {"job_look_readers": ["node1", "node2"], "job_look_patience": 1}
-    for role in ("job_look", "job_clean", "job_stop", "job_resume", "job_export"):
+    for role in ("job_look", "job_clean", "job_stop", "job_resume", "job_export", "job_follow"):
         everywhere |= {f"{role}_user": "root", f"{role}_shared": f"{tmp_path}/shared"}
         everywhere |= {f"{role}_head": "node1", f"{role}_python": sys.executable}
 
@@ -174,6 +174,22 @@ def test_the_head_is_not_asked_for_results_that_only_another_node_can_read(clust
     done = cluster.verb("job_export", "-e", f"job_export_job=old job_export_to={cluster.path}/results")
     assert done.code != 0 and "node1, the head: its shared directory: [Errno 2]" in done.said
     assert "List its results" not in done.said and not (cluster.path / "results").exists()
+
+
+def test_a_job_is_followed_to_its_end(cluster):
+    done = cluster.verb("job_follow", "--limit", "node1", "-e", "job_follow_job=old")
+    assert done.code == 0 and "Job old: done at step 90 of 90" in done.said, done.said
+    assert (done.document["state"]["state"], done.document["events"]) == ("done", [])
+
+
+def test_a_share_that_hangs_does_not_hold_who_follows_a_job(cluster):
+    state = cluster.jobs / "demo" / "state.json"
+    state.unlink()
+    os.mkfifo(state)  # holds whoever opens it
+    options = "job_follow_job=demo job_follow_interval=1 job_follow_first_step_timeout=4"
+    done = cluster.verb("job_follow", "--limit", "node1", "-e", options)
+    assert done.said.count("node1: the shared directory does not answer") == 1, done.said
+    assert done.code != 0 and "job demo has not made a step within 4 s" in done.said
 
 
 def test_a_job_that_cannot_go_on_is_refused_with_one_line(cluster):

@@ -12,13 +12,12 @@ from ansible.plugins.action import ActionBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
 
 from job_view import document
-from job_view.figures import UNKNOWN, age, duration, number, steps
+from job_view.figures import UNKNOWN, age, duration, is_silent, number, steps
 from job_view.picture import GOING, picture, unreachable
 from job_view.table import table
 
 JOBS = ("Job", "State", ">Step", ">Loss", ">Held-out", ">Tokens/s", ">ETA", ">Restarts", "Checkpoint")
 NODES = ("Job", "Node", "Does", ">Step s", ">Use", ">Memory", ">Unit restarts", "Own checkpoint")
-SILENT = 60  # seconds without a word of a running job that are worth saying
 
 
 def status(seen: Mapping[str, Any], shown: int) -> list[str]:
@@ -79,7 +78,7 @@ def notes_of(job: Mapping[str, Any]) -> Iterator[str]:
         where = f" ({job['failed_node']})" if job.get("failed_node") else ""
         cause = f"; likely: {job['cause']}. Do: {job['advice']}" if job.get("cause") else ""
         yield f"{job['job']}: {job['state']}{where}: {job['reason']}{cause}"
-    if "script" not in job and job.get("silent_seconds", 0) > max(SILENT, 5 * (job.get("mean_step_seconds") or 0)):
+    if is_silent(job, job.get("silent_seconds", 0)):
         silent = duration(job["silent_seconds"])
         yield f"{job['job']}: no word for {silent}: ansible-playbook playbooks/logs.yml -e job={job['job']}"
 
