@@ -19,11 +19,15 @@ from job_view.table import table
 JOBS = ("Job", "State", ">Step", ">Loss", ">Held-out", ">Tokens/s", ">ETA", ">Restarts", "Checkpoint")
 NODES = ("Job", "Node", "Does", ">Step s", ">Use", ">Memory", ">Unit restarts", "Own checkpoint")
 
+# What is known where nobody can read the jobs' files.
+UNITS = ("Job", "Node", "Unit", ">Unit restarts", "Own checkpoint")
+
 
 def status(seen: Mapping[str, Any], shown: int) -> list[str]:
     """Return the lines: the unfinished jobs and the newest `shown` others, their nodes, and what needs a hand."""
     if seen["problem"]:
-        return [*unreachable(seen), seen["problem"]]
+        known = table(UNITS, rows).splitlines() if (rows := unit_rows(seen)) else []
+        return [*known, *([""] if known else []), *unreachable(seen), seen["problem"]]
     going = [job for job in seen["jobs"] if job["state"] in GOING]
     ended = [job for job in seen["jobs"] if job["state"] not in GOING]
     if not seen["jobs"]:
@@ -64,6 +68,16 @@ def node_row(job: Mapping[str, Any], name: str, node: Mapping[str, Any]) -> tupl
         number(node.get("unit_restarts"), "{}"),
         checkpoint(node.get("own_checkpoint")),
     )
+
+
+def unit_rows(seen: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row for each unit that is at work or has failed."""
+    units = [(job, name, unit) for name, node in seen["nodes"].items() for job, unit in node["units"].items()]
+    return [
+        (job, name, unit["unit"], number(unit["unit_restarts"], "{}"), checkpoint(unit.get("own_checkpoint")))
+        for job, name, unit in sorted(units, key=lambda row: row[:2])
+        if unit["unit"] != "inactive"
+    ]
 
 
 def checkpoint(found: Mapping[str, Any] | None) -> str:
