@@ -367,7 +367,7 @@ def node(tmp_path, monkeypatch):
     programs.mkdir()
     for name, script in {
         "journalctl": 'case "$*" in *--dmesg*) cat "$JOURNAL.kernel" ;; *) cat "$JOURNAL" ;; esac',
-        "systemctl": "echo ActiveState=$UNIT_IS; echo SubState=x",
+        "systemctl": "echo SubState=x; echo ActiveState=$UNIT_IS",
     }.items():
         (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)
@@ -406,6 +406,15 @@ def test_a_node_that_gave_up_fails_the_job_with_what_it_saw(node):
     assert state["reason"] == "killed by signal 9 (SIGKILL) (the unit minos-train@job.service gave up)"
     assert state["cause"].startswith("the kernel killed it") and KILLED in state["last_lines"]
     assert node([], "inactive") == state, "a second look changes nothing"
+
+
+def test_an_agent_that_ended_well_without_an_end_of_its_job_fails_it(node):
+    """As where all ranks of a script have left by os._exit(0); one that was told to stop ends otherwise."""
+    by_itself = "inactive SubState=dead ExecMainCode=1 ExecMainStatus="
+    assert node([], by_itself + "1")["state"] == "starting"
+    state = node([], by_itself + "0")
+    assert (state["state"], state["failed_node"]) == ("failed", "node2")
+    assert state["reason"] == "the unit minos-train@job.service ended, and the job has not"
 
 
 def test_what_was_found_here_is_better_than_a_peers_word(node):
