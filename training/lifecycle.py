@@ -106,6 +106,7 @@ def begun(job_dir: Path, config: Config, place: Place) -> dict[str, object]:
         "world_size": place.world_size,
         "nodes": list(dict.fromkeys(place.nodes)),
         "backend": place.backend,
+        "log_every": config.log_every,
     }
 
 

@@ -7,6 +7,7 @@ holds
     heldout_last, tokens_per_s, world_size, nodes, backend, run_id, config_sha256, checkpoint, plot, sample,
     reason, failed_rank, failed_node, failed_at, last_lines, cause, advice (see failures/), alarm,
     started, updated, stepped (when it made its last step), train_seconds, mean_step_seconds,
+    log_every (steps between two words of it),
     planned_nodes (those it was started on; `nodes` are those that train, by rank), furthest_step,
     nnodes_min, given_up (nodes that will not try again),
     starts (of its workers, since it was started), starts_without_step (in a row, up to now),

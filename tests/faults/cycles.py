@@ -29,11 +29,14 @@ systemctl list-units --all --plain --no-legend 'minos*' | awk '{print "unit", $1
 systemctl list-units --all --failed --plain --no-legend | awk '{print "failed", $1}'
 ss -Hltn | awk '{print "port", $4}' | sort
 find /dev/shm /tmp /run -xdev -user minos -printf 'file %p\\n' 2>/dev/null | sort
+if command -v nvidia-smi > /dev/null; then
+    timeout 20 nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader | sed 's/^/gpu process /'
+fi
 """
 
 
 def traces(cluster: Cluster) -> dict[str, set[str]]:
-    """What could be left behind, by node: processes, units, ports, files in memory."""
+    """What could be left behind, by node: processes, units, ports, files in memory, memory of GPUs."""
     return {node: set(text.splitlines()) for node, text in cluster.everywhere(LOOK).items()}
 
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from paths import ROOT
@@ -125,3 +126,6 @@ def test_a_share_that_hangs_is_left_alone():
     assert look.within(0.3, lambda: time.sleep(30)) is None
     assert time.monotonic() - began < 5
     assert look.within(5, lambda: "x" * 1_000_000) == {"said": "x" * 1_000_000}
+    # What even SIGKILL does not end until the server is back would else hold the connection open.
+    streams = look.within(5, lambda: [str(Path(f"/proc/self/fd/{number}").readlink()) for number in range(3)])
+    assert streams == {"said": [os.devnull] * 3}

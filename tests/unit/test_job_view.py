@@ -155,6 +155,23 @@ def test_the_status_shows_jobs_nodes_and_what_needs_a_hand():
     assert "old1" not in text, "they are counted only"
 
 
+def test_the_units_are_shown_where_nobody_can_read_the_share():
+    """The head is off, which serves the share, too: the others know what they do, and what lies on their disks."""
+    show = action_plugin("job_status", "show_status")
+    node2 = answer(share="hangs", copies={"demo": {"step": 48, "time": NOW - 7}})
+    seen = picture(looks(node1=OFF, node2=node2, node3=answer(unit="inactive", share="hangs")))
+    assert seen["nodes"]["node2"]["units"]["demo"]["unit"] == "active"
+    words = [" ".join(line.split()) for line in show.status(seen, 5)]
+    assert words == [
+        "Job Node Unit Unit restarts Own checkpoint",
+        "demo node2 active 1 step 48, 7 s ago",
+        "",
+        "node1: it does not answer: switch it on",
+        "the shared directory cannot be read: node1: it does not answer, node2: hangs, node3: hangs",
+    ]
+    assert show.status(picture({"node1": OFF}), 5)[0] == "node1: it does not answer: switch it on"
+
+
 def test_the_history_has_the_newest_first():
     show = action_plugin("job_history", "show_history")
     done = {

@@ -10,10 +10,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from paths import ROOT
 
+READ_STATE = "job_follow/files/read_state.py"
 STAND_IN = """\
 #!/bin/sh
 echo "$(basename "$0") $*" >> "$CALLS"
@@ -89,6 +91,28 @@ def test_a_job_that_goes_takes_its_settings_along(node):
     assert node("job_clean/files/forget.py", asked)[0] == {"changed": True}
     assert not (node.folder / "demo.env").exists()
     assert node("job_clean/files/forget.py", asked) == ({"changed": False}, [])
+
+
+def test_the_state_of_a_job_is_read_with_its_age(node):
+    file = node.folder / "state.json"
+    asked = {"file": str(file), "patience": 5}
+    assert node(READ_STATE, asked)[0] == {"text": "", "age": 0, "problem": ""}, "there is none yet"
+    file.write_text('{"state":\n "running"}\n')
+    os.utime(file, (time.time() - 90,) * 2)
+    answer = node(READ_STATE, asked)[0]
+    assert answer["text"] == '{"state":\n "running"}\n' and answer["problem"] == ""
+    assert 88 < answer["age"] < 120
+    answer = node(READ_STATE, asked | {"file": str(node.folder)})[0]
+    assert answer["problem"].endswith("Is a directory") and answer["text"] == ""
+
+
+def test_a_share_that_hangs_is_said_instead_of_waited_for(node):
+    """As a dead server does, so holds a pipe that nobody writes whoever opens it."""
+    os.mkfifo(node.folder / "state.json")
+    began = time.monotonic()
+    answer = node(READ_STATE, {"file": f"{node.folder}/state.json", "patience": 0.5})[0]
+    assert answer == {"text": "", "age": 0, "problem": "the shared directory does not answer"}
+    assert time.monotonic() - began < 10
 
 
 def entry(at, message, who="flock"):

@@ -77,7 +77,7 @@ def cluster(tmp_path):
         hosts[name] = SILENT if name == "node2" else here
         hosts[name] = hosts[name] | {"job_look_state": f"{tmp_path}/{name}", "job_clean_state": f"{tmp_path}/{name}"}
     everywhere = {"job_look_readers": ["node1", "node2"], "job_look_patience": 1}
-    for role in ("job_look", "job_clean", "job_stop", "job_resume", "job_export"):
+    for role in ("job_look", "job_clean", "job_stop", "job_resume", "job_export", "job_follow"):
         everywhere |= {f"{role}_user": "root", f"{role}_shared": f"{tmp_path}/shared"}
         everywhere |= {f"{role}_head": "node1", f"{role}_python": sys.executable}
 
@@ -108,7 +108,7 @@ def cluster(tmp_path):
         document = json.loads(output.read_text()) if output.exists() else {}
         return SimpleNamespace(code=done.returncode, said=done.stdout + done.stderr, document=document)
 
-    return SimpleNamespace(path=tmp_path, jobs=jobs, old=old, verb=verb)
+    return SimpleNamespace(path=tmp_path, jobs=jobs, old=old, hosts=hosts, verb=verb)
 
 
 def steps(directory):
@@ -167,6 +167,31 @@ def test_results_are_fetched_and_checked_and_fetched_once(cluster):
     assert running.code != 0 and "Job demo is running: wait for its end" in running.said
 
 
+def test_the_head_is_not_asked_for_results_that_only_another_node_can_read(cluster):
+    """Its mount is stale: here a directory that is not there."""
+    cluster.hosts["node1"]["job_look_shared"] = "/nowhere"
+    cluster.hosts["node3"]["job_look_readers"] = ["node3"]
+    done = cluster.verb("job_export", "-e", f"job_export_job=old job_export_to={cluster.path}/results")
+    assert done.code != 0 and "node1, the head: its shared directory: [Errno 2]" in done.said
+    assert "List its results" not in done.said and not (cluster.path / "results").exists()
+
+
+def test_a_job_is_followed_to_its_end(cluster):
+    done = cluster.verb("job_follow", "--limit", "node1", "-e", "job_follow_job=old")
+    assert done.code == 0 and "Job old: done at step 90 of 90" in done.said, done.said
+    assert (done.document["state"]["state"], done.document["events"]) == ("done", [])
+
+
+def test_a_share_that_hangs_does_not_hold_who_follows_a_job(cluster):
+    state = cluster.jobs / "demo" / "state.json"
+    state.unlink()
+    os.mkfifo(state)  # holds whoever opens it
+    options = "job_follow_job=demo job_follow_interval=1 job_follow_first_step_timeout=4"
+    done = cluster.verb("job_follow", "--limit", "node1", "-e", options)
+    assert done.said.count("node1: the shared directory does not answer") == 1, done.said
+    assert done.code != 0 and "job demo has not made a step within 4 s" in done.said
+
+
 def test_a_job_that_cannot_go_on_is_refused_with_one_line(cluster):
     for name, reason in (("old", "job old is done at step 90 of 90"), ("nope", "there is no such job; there are demo")):
         done = cluster.verb("job_resume", "-e", f"job_resume_job={name}")
@@ -191,6 +216,7 @@ resume = action_plugin("job_resume", "plan_resume")
 export = action_plugin("job_export", "export_job")
 stop = action_plugin("job_stop", "show_stop")
 status = action_plugin("job_status", "show_status")
+clean = action_plugin("job_clean", "plan_clean")
 
 
 def test_why_a_job_failed_and_what_to_do():
@@ -200,9 +226,9 @@ def test_why_a_job_failed_and_what_to_do():
     assert list(status.notes_of(known)) == ["demo: failed (node2): disk; likely: a disk is full. Do: make room"]
 
 
-def look(*, ready=True, unit="inactive", other="", problem=""):
+def look(*, ready=True, unit="inactive", other="", problem="", share=""):
     units = {"demo": {"active": unit}} | ({other: {"active": "active"}} if other else {})
-    answer = {"units": units, "settings": {"demo": {"nnodes": "1:3", "ready": ready}}}
+    answer = {"units": units, "settings": {"demo": {"nnodes": "1:3", "ready": ready}}, "share": share}
     return {"answer": {} if problem else answer, "problem": problem}
 
 
@@ -224,6 +250,7 @@ def test_a_stopped_job_goes_on_on_the_nodes_that_answer():
         ({"state": "running", "active": ["node2"]}, "it is at work on node2"),
         ({"state": "stopped", "active": ["node2"]}, "its last start is not over on node2"),
         ({"node1": look(problem="it does not answer")}, "node1, the head: it does not answer"),
+        ({"node1": look(share="hangs")}, "node1, the head: its shared directory: hangs"),
         ({"node3": look(ready=False)}, "node3 lacks its settings, code or config: start it with train.yml"),
         ({"node3": look(other="other")}, "node3 trains job other: playbooks/stop.yml -e job=other"),
     ],
@@ -231,6 +258,16 @@ def test_a_stopped_job_goes_on_on_the_nodes_that_answer():
 def test_a_job_that_cannot_be_resumed(given, reason):
     with pytest.raises(ValueError, match=reason):
         planned(**given)
+
+
+def test_nothing_is_cleaned_through_a_head_whose_share_hangs():
+    """Another node reads it, but the head would be held for as long as its own mount is."""
+    old = {"state": {"state": "done"}, "written": 0, "checkpoint": None, "figures": None}
+    reader = look(share="answers")
+    reader["answer"] |= {"time": 0, "jobs": {"old": old}}
+    assert clean.plan({"node1": look(), "node2": reader}, "old", "2", False, "node1") == (["old"], [])
+    with pytest.raises(ValueError, match=r"node1, the head: its shared directory: hangs\. Nothing was removed"):
+        clean.plan({"node1": look(share="hangs"), "node2": reader}, "old", "2", False, "node1")
 
 
 def test_too_few_nodes_answer():

@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
 
-from job_view.picture import GOING, LEFT_OUT, active_nodes, picture
+from job_view.picture import GOING, active_nodes, head_problem, picture
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
@@ -28,7 +28,7 @@ def plan(
         raise ValueError("everything=true: write -e job=NAME, the one job that shall go")
     if job and not NAME.fullmatch(job):
         raise ValueError(f"job={job}: no job can have this name")
-    if problem := looks.get(head, LEFT_OUT)["problem"]:
+    if problem := head_problem(looks, head):
         raise ValueError(f"{head}, the head: {problem}. Nothing was removed")
     seen = picture(looks)
     if seen["problem"]:

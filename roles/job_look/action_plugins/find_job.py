@@ -12,15 +12,16 @@ from ansible.plugins.action import ActionBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from job_view.figures import moment
-from job_view.picture import active_nodes, find, only_active, picture
+from job_view.picture import active_nodes, find, head_problem, only_active, picture
 
 
 class ActionModule(ActionBase):
     """Arguments: looks (of ask_node with look.py, by name), job (a name or nothing), states (of which the only one is
-    meant where none is named; without them the newest is), unseen_ok (it may be one whose files nobody can read now).
+    meant where none is named; without them the newest is), unseen_ok (it may be one whose files nobody can read now),
+    head (its name, where it will be asked for what is on the share).
 
-    Returns `job` (as in picture.py), `active` (the nodes whose unit is at work), `started` (Unix time, 0: not known)
-    and `off` (node -> problem, of those that do not answer).
+    Returns `job` (as in picture.py), `active` (the nodes whose unit is at work), `started` (Unix time, 0: not known),
+    `off` (node -> problem, of those that do not answer) and `head_problem` (why the head cannot be asked, or nothing).
     """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -41,4 +42,5 @@ class ActionModule(ActionBase):
         started = moment(job.get("started"))
         off = {node: look["problem"] for node, look in looks.items() if look["problem"]}
         result.update(changed=False, job=job, active=active_nodes(looks, job["job"]), off=off)
+        result["head_problem"] = head_problem(looks, arguments["head"]) if arguments.get("head") else ""
         return result | {"started": started.timestamp() if started else 0.0}

@@ -138,6 +138,10 @@ def within(seconds, ask):
     child = os.fork()
     if child == 0:
         os.close(inlet)
+        # Not the connection's: a child that even SIGKILL does not end would keep it open.
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nothing, stream)
         try:
             said = {"said": ask()}
         except Exception as error:  # whatever it is: the rest of the answer is worth having

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 UNKNOWN = "-"
+SILENT = 60  # seconds without a word of a running job that are worth saying
+REPORTS = 10  # steps from one word to the next where the state does not say
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -69,6 +71,14 @@ def where(state: Mapping[str, Any]) -> str:
     """Return the same for a sentence, behind the state."""
     script = state.get("script")
     return f"({script})" if script else f"at step {state.get('step', 0)} of {state.get('steps', '?')}"
+
+
+def is_silent(state: Mapping[str, Any], seconds: float) -> bool:
+    """Whether a running job should have said something within the last `seconds`, when it last did; a script of the
+    user's own never does.
+    """
+    steps = max(5, 2 * state.get("log_every", REPORTS))
+    return not state.get("script") and seconds > max(SILENT, steps * (state.get("mean_step_seconds") or 0))
 
 
 def script_line(state: Mapping[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 The answers are those of ask_node with files/look.py, by node. The picture is what `-e output=FILE` of the status holds:
 
-    nodes   name -> answers (true or false), problem, share (what it says of it; empty where it was not asked)
+    nodes   name -> answers (true or false), problem, share (what it says of it; empty where it was not asked), units
+            (job -> unit, unit_restarts, own_checkpoint: what the node knows without the share)
     jobs    the newest first, each with job, state, step, steps, loss, heldout_first, heldout_last, tokens_per_s,
             eta_seconds, restarts, started, updated, seconds (it has taken), silent_seconds (since its last word),
             checkpoint (step, age_seconds), alarm, reason, planned_nodes (that it was started on), and nodes:
@@ -25,7 +26,7 @@ TOLD = (
     *("job", "state", "step", "steps", "epoch", "loss", "heldout_first", "heldout_last", "tokens_per_s", "run_id"),
     *("world_size", "backend", "alarm", "reason", "failed_node", "failed_rank", "failed_at", "cause", "advice"),
     *("started", "updated", "train_seconds", "mean_step_seconds", "starts", "starts_without_step", "resumed_at"),
-    *("model", "plot", "script"),
+    *("log_every", "model", "plot", "script"),
 )
 FIGURES = ("gpu_utilisation", "cpu_utilisation", "gpu_memory_gb", "gpu_power_w", "gpu_temperature_c", "seconds")
 LEFT_OUT = {"answer": {}, "problem": "it is left out by --limit"}
@@ -40,6 +41,7 @@ def picture(looks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "answers": bool(answers[name]),
             "problem": look.get("problem", ""),
             "share": answers[name].get("share", ""),
+            "units": {job: unit_of(job, answers[name]) for job in answers[name].get("units", {})},
         }
         for name, look in looks.items()
     }
@@ -77,7 +79,7 @@ def job_of(name: str, found: Mapping[str, Any], now: float, answers: Mapping[str
     here = [node for node, answer in answers.items() if is_on(answer, name)]
     job["planned_nodes"] = planned
     job["nodes"] = {
-        node: node_of(name, job["state"], node in training, answers.get(node), said.get(node) or {}, now)
+        node: node_of(name, job["state"], node in training, answers.get(node), said.get(node) or {})
         for node in dict.fromkeys([*planned, *training, *here])
     }
     for node in given_up:
@@ -91,15 +93,24 @@ def is_on(answer: Mapping[str, Any], job: str) -> bool:
     return answer.get("units", {}).get(job, {}).get("active") in ACTIVE
 
 
+def unit_of(job: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a node knows of a job by itself."""
+    unit = answer.get("units", {}).get(job, {})
+    found: dict[str, Any] = {"unit": unit.get("active", "inactive"), "unit_restarts": unit.get("restarts", 0)}
+    if copy := answer.get("copies", {}).get(job):
+        age = max(0.0, answer.get("time", copy["time"]) - copy["time"])
+        found["own_checkpoint"] = {"step": copy["step"], "age_seconds": age}
+    return found
+
+
 def node_of(
-    job: str, state: str, trains: bool, answer: Mapping[str, Any] | None, said: Mapping[str, Any], now: float
+    job: str, state: str, trains: bool, answer: Mapping[str, Any] | None, said: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what one node does for a job; `answer` is None for one that is not in the inventory any more."""
     if not answer:
         return {"does": "gone" if answer is None else "does not answer"}
-    unit = answer.get("units", {}).get(job, {})
-    going = state in GOING
-    active = unit.get("active", "inactive")
+    unit, going = unit_of(job, answer), state in GOING
+    active = unit["unit"]
     if active in ("active", "reloading"):
         does = "trains" if trains and state == "running" else "waits" if going else "ends"
     elif active == "activating":
@@ -108,9 +119,7 @@ def node_of(
         does = "stops"
     else:
         does = "failed" if active == "failed" and going else "is missing" if going else "idle"
-    node: dict[str, Any] = {"does": does, "unit": active, "unit_restarts": unit.get("restarts", 0)}
-    if copy := answer.get("copies", {}).get(job):
-        node["own_checkpoint"] = {"step": copy["step"], "age_seconds": max(0.0, answer.get("time", now) - copy["time"])}
+    node: dict[str, Any] = {"does": does, **unit}
     if going:
         node |= {"step_seconds" if key == "seconds" else key: said[key] for key in FIGURES if key in said}
     if active == "active" and answer.get("gpus"):
@@ -153,6 +162,15 @@ def find(seen: Mapping[str, Any], job: str, states: tuple[str, ...] = GOING) -> 
 def unreachable(seen: Mapping[str, Any]) -> list[str]:
     """Return a line for each node that does not answer."""
     return [f"{name}: {node['problem']}" for name, node in seen["nodes"].items() if not node["answers"]]
+
+
+def head_problem(looks: Mapping[str, Mapping[str, Any]], head: str) -> str:
+    """Return why the head shall not be asked for what is on the share, or nothing: its own mount may hang, and hold
+    whoever asks there, while another node reads the share.
+    """
+    look = looks.get(head, LEFT_OUT)
+    share = (look.get("answer") or {}).get("share") or "answers"
+    return look["problem"] or ("" if share == "answers" else f"its shared directory: {share}")
 
 
 def active_nodes(looks: Mapping[str, Mapping[str, Any]], job: str) -> list[str]:

@@ -15,7 +15,7 @@ from ansible.plugins.action import ActionBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
 
 from job_view import figures
-from job_view.picture import ACTIVE, GOING, LEFT_OUT
+from job_view.picture import ACTIVE, GOING, head_problem
 
 TRAIN = "start it with train.yml"
 
@@ -41,7 +41,7 @@ def plan(
         raise ValueError(
             f"{where}, {what} on {', '.join(active)}: playbooks/watch.yml shows it, playbooks/stop.yml ends it"
         )
-    if problem := looks.get(head, LEFT_OUT)["problem"]:
+    if problem := head_problem(looks, head):
         raise ValueError(f"{where}, and {head}, the head: {problem}")
     planned = job["planned_nodes"] or [node for node, look in looks.items() if name in told(look, "settings")]
     if strangers := [node for node in planned if node not in looks]:

@@ -12,19 +12,22 @@ from ansible.plugins.action import ActionBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
 
 from job_view import document
-from job_view.figures import UNKNOWN, age, duration, number, steps
+from job_view.figures import UNKNOWN, age, duration, is_silent, number, steps
 from job_view.picture import GOING, picture, unreachable
 from job_view.table import table
 
 JOBS = ("Job", "State", ">Step", ">Loss", ">Held-out", ">Tokens/s", ">ETA", ">Restarts", "Checkpoint")
 NODES = ("Job", "Node", "Does", ">Step s", ">Use", ">Memory", ">Unit restarts", "Own checkpoint")
-SILENT = 60  # seconds without a word of a running job that are worth saying
+
+# What is known where nobody can read the jobs' files.
+UNITS = ("Job", "Node", "Unit", ">Unit restarts", "Own checkpoint")
 
 
 def status(seen: Mapping[str, Any], shown: int) -> list[str]:
     """Return the lines: the unfinished jobs and the newest `shown` others, their nodes, and what needs a hand."""
     if seen["problem"]:
-        return [*unreachable(seen), seen["problem"]]
+        known = table(UNITS, rows).splitlines() if (rows := unit_rows(seen)) else []
+        return [*known, *([""] if known else []), *unreachable(seen), seen["problem"]]
     going = [job for job in seen["jobs"] if job["state"] in GOING]
     ended = [job for job in seen["jobs"] if job["state"] not in GOING]
     if not seen["jobs"]:
@@ -67,6 +70,16 @@ def node_row(job: Mapping[str, Any], name: str, node: Mapping[str, Any]) -> tupl
     )
 
 
+def unit_rows(seen: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row for each unit that is at work or has failed."""
+    units = [(job, name, unit) for name, node in seen["nodes"].items() for job, unit in node["units"].items()]
+    return [
+        (job, name, unit["unit"], number(unit["unit_restarts"], "{}"), checkpoint(unit.get("own_checkpoint")))
+        for job, name, unit in sorted(units, key=lambda row: row[:2])
+        if unit["unit"] != "inactive"
+    ]
+
+
 def checkpoint(found: Mapping[str, Any] | None) -> str:
     return f"step {found['step']}, {age(found['age_seconds'])}" if found else UNKNOWN
 
@@ -79,7 +92,7 @@ def notes_of(job: Mapping[str, Any]) -> Iterator[str]:
         where = f" ({job['failed_node']})" if job.get("failed_node") else ""
         cause = f"; likely: {job['cause']}. Do: {job['advice']}" if job.get("cause") else ""
         yield f"{job['job']}: {job['state']}{where}: {job['reason']}{cause}"
-    if "script" not in job and job.get("silent_seconds", 0) > max(SILENT, 5 * (job.get("mean_step_seconds") or 0)):
+    if is_silent(job, job.get("silent_seconds", 0)):
         silent = duration(job["silent_seconds"])
         yield f"{job['job']}: no word for {silent}: ansible-playbook playbooks/logs.yml -e job={job['job']}"
 

@@ -367,7 +367,7 @@ def node(tmp_path, monkeypatch):
     programs.mkdir()
     for name, script in {
         "journalctl": 'case "$*" in *--dmesg*) cat "$JOURNAL.kernel" ;; *) cat "$JOURNAL" ;; esac',
-        "systemctl": "echo ActiveState=$UNIT_IS SubState=${UNIT_SUB:-x} ExecMainCode=1 ExecMainStatus=0",
+        "systemctl": "echo SubState=x; echo ActiveState=$UNIT_IS",
     }.items():
         (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)
@@ -408,6 +408,17 @@ def test_a_node_that_gave_up_fails_the_job_with_what_it_saw(node):
     assert node([], "inactive") == state, "a second look changes nothing"
 
 
+BY_ITSELF = "inactive SubState=dead ExecMainCode=1 ExecMainStatus="
+
+
+def test_an_agent_that_ended_well_without_an_end_of_its_job_fails_it(node):
+    """As where all ranks of a script have left by os._exit(0); one that was told to stop ends otherwise."""
+    assert node([], f"{BY_ITSELF}1")["state"] == "starting"
+    state = node([], f"{BY_ITSELF}0")
+    assert (state["state"], state["failed_node"]) == ("failed", "node2")
+    assert state["reason"] == "the unit minos-train@job.service ended, and the job has not"
+
+
 def test_what_was_found_here_is_better_than_a_peers_word(node):
     JobState(node.job).fail("RuntimeError: Connection reset by peer", "node1", 0, "run-1")
     state = node([line("rank 1/2 node=node2 x", 1, 11), line(KILLED, time.time() + 1000)], "inactive")
@@ -443,9 +454,8 @@ def test_a_job_that_ended_well_leaves_no_record(node):
 
 
 @pytest.mark.parametrize(("finished", "after"), [([], "failed"), ([2], "failed"), ([2, 3], "running")])
-def test_an_own_script_whose_ranks_are_through_here_may_take_longer_elsewhere(finished, after, node, monkeypatch):
+def test_an_own_script_whose_ranks_are_through_here_may_take_longer_elsewhere(finished, after, node):
     """torchrun's agent waits five minutes for the others at the end, and goes."""
     script = {"state": "running", "workers": {"0": "node1", "1": "node1", "2": "node2", "3": "node2"}}
     JobState(node.job).change(lambda state: state | script | {"finished": finished})
-    monkeypatch.setenv("UNIT_SUB", "dead")
-    assert node([], "inactive")["state"] == after
+    assert node([], f"{BY_ITSELF}0")["state"] == after

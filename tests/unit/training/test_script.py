@@ -273,6 +273,14 @@ def test_a_script_that_goes_when_it_is_told_to_is_not_done(waits, state, own, tm
     assert state_of(tmp_path / "job")["state"] == state
 
 
+def test_who_leaves_past_the_interpreter_is_not_seen_to_come_to_its_end(own, tmp_path):
+    """The launcher has nothing to complain of; what ends the job then is training.failures, after the unit."""
+    run = own("import os; os._exit(0)")
+    assert run.wait() == 0, run.output
+    state = state_of(tmp_path / "job")
+    assert (state["state"], state["finished"]) == ("running", [])
+
+
 def test_a_script_that_cannot_be_read_says_where(own, tmp_path):
     own("x = (\n", processes=1).wait()
     state = state_of(tmp_path / "job")
