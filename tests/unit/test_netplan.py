@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from paths import ROOT
+from rendering import evaluated
 
 FILES = ROOT / "roles/netplan/files"
 MAC = "52:54:00:aa:bb:01"
@@ -155,3 +157,22 @@ def test_an_interface_that_is_not_there_is_said_with_those_that_are():
     (problem,) = found["problems"]
     assert problem.startswith("there is no interface enp99s0 (lan_interface); it has ")
     assert found["interface"] is None and not found["holds"]
+
+
+# --- the role -------------------------------------------------------------------------------------------------------
+def test_what_ifup_leaves_behind_outlives_every_unit_of_ours():
+    lines = [*(ROOT / "roles/netplan/tasks").glob("*.yml"), FILES / "minos-netplan"]
+    starts = [start for file in lines for start in re.findall(r"(?s)systemd-run.{300}", file.read_text())]
+    assert len(starts) == 3 and all("KillMode=process" in start for start in starts)
+
+
+def test_a_node_with_an_address_of_its_own_keeping_does_not_disturb_the_first():
+    hosts = {
+        "node1": {"__netplan_compared": {"skipped": True, "changed": False}},  # static_ip: false
+        "node2": {"__netplan_compared": {"rc": 0}},
+        "node3": {"__netplan_compared": {"rc": 1}},
+        "node4": {},
+    }
+    for name in hosts:
+        hosts[name]["inventory_hostname"] = name
+    assert evaluated("netplan", "__netplan_first", ansible_play_hosts=list(hosts), hostvars=hosts) == "node3"
