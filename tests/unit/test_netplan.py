@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 import re
 import subprocess
@@ -12,11 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from guard import FILES, MAC, NIC, loaded, moved
 from paths import ROOT
 from rendering import evaluated
-
-FILES = ROOT / "roles/netplan/files"
-MAC = "52:54:00:aa:bb:01"
 
 CLOUD_INIT = {
     "network": {
@@ -35,10 +31,7 @@ DESKTOP = {"network": {"version": 2, "renderer": "NetworkManager"}}
 
 @pytest.fixture
 def guard():
-    loader = importlib.machinery.SourceFileLoader("minos_netplan", str(FILES / "minos-netplan"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("minos_netplan", loader))
-    loader.exec_module(module)
-    return module
+    return loaded("minos-netplan")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +150,48 @@ def test_an_interface_that_is_not_there_is_said_with_those_that_are():
     (problem,) = found["problems"]
     assert problem.startswith("there is no interface enp99s0 (lan_interface); it has ")
     assert found["interface"] is None and not found["holds"]
+
+
+# --- what NetworkManager keeps there itself -------------------------------------------------------------------------
+UUID = "626dd384-8b3d-3690-9511-192b2c79b3fd"
+OF_NM = {"renderer": "NetworkManager", "dhcp4": True, "networkmanager": {"uuid": UUID, "name": "Wired connection 1"}}
+
+
+def definitions(content: dict, tree: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """Netplan's names of the interface in one file, each with the other interfaces that it is about."""
+    look = loaded("look.py")
+    moved(look, tree, monkeypatch)
+    for link in (NIC, "enp2s0"):
+        (tree / f"sys/class/net/{link}/device").mkdir(parents=True)
+    (tree / "sys/class/net/docker0").mkdir()
+    (tree / f"etc/netplan/90-NM-{UUID}.yaml").write_text(yaml.safe_dump(content))
+    return [(name, others) for _, name, others in look.definitions(NIC, MAC)]
+
+
+@pytest.mark.parametrize("match", [{}, {"name": NIC}, {"name": "en*"}], ids=str)
+def test_profiles_that_networkmanager_keeps_in_netplan_define_nothing(match, guard, tmp_path, monkeypatch):
+    content = {"network": {"ethernets": {f"NM-{UUID}": OF_NM | {"match": match}}}}
+    assert definitions(content, tmp_path, monkeypatch) == []
+    monkeypatch.setattr(guard, "ETC", tmp_path / "etc/netplan")
+    assert guard.other_files(NIC, MAC) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "others"),
+    [
+        ({"match": {}}, ["enp2s0"]),
+        ({"match": {"name": NIC}}, []),
+        ({"match": {"name": "lan*"}}, None),
+        ({"match": None}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_a_match_is_read_as_netplan_does_on_both_sides(settings, others, guard, tmp_path, monkeypatch):
+    content = {"network": {"ethernets": {"lan": settings | {"dhcp4": True}}}}
+    assert definitions(content, tmp_path, monkeypatch) == ([] if others is None else [("lan", others)])
+    monkeypatch.setattr(guard, "ETC", tmp_path / "etc/netplan")
+    assert bool(guard.other_files(NIC, MAC)) == (others is not None)
 
 
 # --- the role -------------------------------------------------------------------------------------------------------
