@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from guard import FILES, MAC, NIC, loaded, moved
+from guard import FILES, MAC, NIC, Asked, Guard, loaded, moved
 from paths import ROOT
 from rendering import evaluated
 
@@ -192,6 +192,99 @@ def test_a_match_is_read_as_netplan_does_on_both_sides(settings, others, guard, 
     assert definitions(content, tmp_path, monkeypatch) == ([] if others is None else [("lan", others)])
     monkeypatch.setattr(guard, "ETC", tmp_path / "etc/netplan")
     assert bool(guard.other_files(NIC, MAC)) == (others is not None)
+
+
+# --- changes that are kept, taken back and undone -------------------------------------------------------------------
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    return Guard(tmp_path, monkeypatch)
+
+
+def profile(machine: Guard, uuid: str, name: str, autoconnect: str = "yes") -> None:
+    """The one of NetworkManager that is in force."""
+    machine.answers |= {
+        ("-g", "GENERAL.CON-UUID", "device", "show", NIC): uuid + "\n",
+        ("-g", "connection.id", "connection", "show", "uuid", uuid): name + "\n",
+        ("-g", "connection.autoconnect", "connection", "show", "uuid", uuid): autoconnect + "\n",
+    }
+
+
+def autoconnects(machine: Guard) -> list[tuple[str, ...]]:
+    """What was written into profiles."""
+    return [command[4:] for command in machine.ran if command[:3] == ("nmcli", "connection", "modify")]
+
+
+@pytest.mark.parametrize(("uuid", "name"), [("ours", f"netplan-{NIC}"), ("of-yore", "netplan-lan")])
+def test_a_profile_of_netplan_is_not_put_aside(uuid, name, machine):
+    """Its UUID comes from the name of its file: the old one and ours may be the same."""
+    profile(machine, uuid, name)
+    machine.change("NetworkManager")
+    profile(machine, "ours", f"netplan-{NIC}")
+    machine.keep(None)
+    machine.undo(Asked())
+    assert autoconnects(machine) == []
+
+
+@pytest.mark.parametrize("name", ["office", f"netplan-NM-{UUID}"])
+@pytest.mark.parametrize("before", ["yes", "no"])
+def test_a_profile_of_the_owner_gets_back_what_it_had(before, name, machine):
+    profile(machine, "theirs", name, before)
+    machine.change("NetworkManager")
+    profile(machine, "ours", f"netplan-{NIC}")
+    machine.keep(None)
+    machine.change("NetworkManager", mtu=1400)
+    machine.keep(None)
+    assert set(autoconnects(machine)) == {("theirs", "connection.autoconnect", "no")}
+    machine.ran.clear()
+    machine.undo(Asked())
+    assert autoconnects(machine) == [("theirs", "connection.autoconnect", before)]
+
+
+@pytest.mark.parametrize("tried", [True, False], ids=["taken back", "never tried"])
+def test_what_was_in_force_comes_back_and_nothing_that_nobody_has_proved(tried, machine):
+    machine.change(address="10.0.0.9/24")
+    machine.keep(None)
+    in_force = (machine.ETC / machine.OURS).read_text()
+    if tried:
+        machine.change(address="10.0.0.77/24")
+        machine.restore(None)
+    else:
+        machine.CANDIDATE.write_text(in_force.replace("10.0.0.9", "10.0.0.77"))
+    machine.undo(Asked())
+    machine.undo(Asked())
+    machine.redo(None)
+    assert (machine.ETC / machine.OURS).read_text() == in_force
+
+
+def test_an_address_goes_from_an_interface_that_nobody_configured(machine):
+    machine.change("nobody")
+    machine.ran.clear()
+    machine.restore(None)
+    flush = ("ip", "-4", "address", "flush", "dev", NIC, "scope", "global", "permanent")
+    stop = ("systemctl", "stop", "systemd-networkd.socket", "systemd-networkd")
+    assert machine.ran.index(stop) < machine.ran.index(flush), "or networkd would give it again"
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["undone", "taken back"])
+def test_the_size_of_packets_comes_back(kept, machine):
+    back, mtu = ("ip", "link", "set", "dev", NIC, "mtu", "1500"), machine.LINKS / NIC / "mtu"
+    machine.change(mtu=9000)
+    mtu.write_text("9000\n")
+    if kept:
+        machine.keep(None)
+        machine.change(mtu=4000)
+        machine.keep(None)
+        machine.undo(Asked())
+    else:
+        machine.restore(None)
+    assert machine.ran.index(back) < machine.ran.index(("ifup", "--force", NIC)), "which may set one of its own"
+    mtu.write_text("1500\n")
+    machine.ran.clear()
+    machine.use_old(json.loads(machine.BEFORE.read_text()) if kept else {"interface": NIC, "mtu": 1500, **NOBODY})
+    assert back not in machine.ran, "a NIC may lose its link over it"
+
+
+NOBODY = {"owner": "nobody", "networkd": False}
 
 
 # --- the role -------------------------------------------------------------------------------------------------------
