@@ -106,10 +106,16 @@ def test_it_moves_and_stays_there_over_a_power_cut(node, tmp_path):
 
 
 def test_reset_gives_its_own_settings_back(node, tmp_path):
+    # As where ifupdown had it, and its owner has added something since.
+    file, aside = "/etc/network/interfaces", "/var/lib/minos-netplan/set-aside/etc/network"
+    copy = "/etc/network/.interfaces.before-minos-reset"
+    inside(NODE, f"mkdir -p /etc/network {aside}; echo '# before' > {aside}/interfaces; echo '# since' > {file}")
     given = ["playbooks/reset.yml", "-l", NODE, "-e", "sure=true"]
     done = run(*given, at=tmp_path, address=node["spare_address"], old=node["address"])
     assert done.returncode == 0, done.stdout[-3000:]
     assert addresses() == [node["address"]] and profile() == "office" and mtu() == node["mtu"]
     assert autoconnect("office") == "yes"
+    assert f"{NODE}: {file} was changed after Minos had: that version is kept as {copy}" in done.stdout
+    assert inside(NODE, f"cat {file} {copy}") == "# before\n# since"
     left = "/var/lib/minos-netplan /usr/local/sbin/minos-netplan /etc/netplan/60-minos.yaml"
     assert inside(NODE, f"ls -d {left} 2>/dev/null; true") == ""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from guard import FILES, MAC, NIC, Asked, Guard, loaded, moved
+from guard import FILES, MAC, NIC, STANZAS, Asked, Guard, loaded, moved
 from paths import ROOT
 from rendering import evaluated
 
@@ -285,6 +285,58 @@ def test_the_size_of_packets_comes_back(kept, machine):
 
 
 NOBODY = {"owner": "nobody", "networkd": False}
+MORE = "auto eth1\niface eth1 inet dhcp\nsource *\n"
+
+
+def test_what_the_owner_has_changed_since_is_kept_beside(machine, capsys, monkeypatch):
+    machine.change()
+    machine.keep(None)
+    ours = machine.INTERFACES.read_text()
+    machine.INTERFACES.write_text(ours + MORE)
+    machine.change(mtu=1400)  # another one in between, which leaves it as it is
+    machine.keep(None)
+    machine.undo(Asked())
+    machine.undo(Asked())  # as after a break-off
+    copy = machine.INTERFACES.with_name(".interfaces.before-minos-reset")
+    assert (machine.INTERFACES.read_text(), copy.read_text()) == (STANZAS, ours + MORE)
+    assert copy not in machine.files_of_ifupdown() and copy.suffix != ".yaml", "nobody reads it"
+    machine.program.__file__ = str(machine.STATE.parent / "script")
+    Path(machine.program.__file__).touch()
+    machine.forget(None)
+    said = f"{machine.INTERFACES} was changed after Minos had: that version is kept as {copy}"
+    assert said in capsys.readouterr().out
+
+
+def test_what_the_owner_has_changed_again_where_we_change_again_is_kept_too(machine):
+    machine.change()
+    machine.keep(None)
+    machine.INTERFACES.write_text(MORE + STANZAS)
+    machine.change(mtu=1400)
+    machine.keep(None)
+    machine.undo(Asked())
+    assert MORE in machine.INTERFACES.with_name(".interfaces.before-minos-reset").read_text()
+
+
+def test_what_the_owner_has_changed_is_there_again_with_our_settings(machine):
+    machine.change()
+    machine.keep(None)
+    changed = machine.INTERFACES.read_text() + MORE
+    machine.INTERFACES.write_text(changed)
+    machine.undo(Asked())
+    machine.redo(None)
+    assert machine.INTERFACES.read_text() == changed
+    assert list(machine.INTERFACES.parent.glob(".*")) == []
+    machine.undo(Asked())
+    assert machine.INTERFACES.with_name(".interfaces.before-minos-reset").read_text() == changed
+
+
+def test_what_we_have_written_is_nobodys_work(machine, capsys, monkeypatch):
+    machine.change()
+    machine.keep(None)
+    machine.change(mtu=1400)
+    machine.keep(None)
+    machine.undo(Asked())
+    assert list(machine.INTERFACES.parent.glob(".*")) == []
 
 
 # --- the role -------------------------------------------------------------------------------------------------------
@@ -304,3 +356,11 @@ def test_a_node_with_an_address_of_its_own_keeping_does_not_disturb_the_first():
     for name in hosts:
         hosts[name]["inventory_hostname"] = name
     assert evaluated("netplan", "__netplan_first", ansible_play_hosts=list(hosts), hostvars=hosts) == "node3"
+
+
+def test_reset_says_what_was_kept_beside():
+    said = {"stdout": "/etc/network/interfaces was changed\n"}
+    for given in ({"__netplan_forgotten": said}, {"__netplan_forgotten": said, "__netplan_removed": {"skipped": True}}):
+        assert evaluated("netplan", "__netplan_kept_beside", **given) == said["stdout"].strip()
+    assert evaluated("netplan", "__netplan_kept_beside", __netplan_removed=said) == said["stdout"].strip()
+    assert evaluated("netplan", "__netplan_kept_beside") == ""
