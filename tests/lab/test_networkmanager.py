@@ -44,19 +44,23 @@ def node() -> Iterator[dict[str, str]]:
     LAB.command("down")
 
 
-def site(tmp_path: Path, address: str, old: str) -> subprocess.CompletedProcess[str]:
-    return run("site.yml", "--tags", "netplan", at=tmp_path, address=address, old=old)
+def site(tmp_path: Path, address: str, old: str, **more: object) -> subprocess.CompletedProcess[str]:
+    return run("site.yml", "--tags", "netplan", at=tmp_path, address=address, old=old, **more)
 
 
-def run(*playbook: str, at: Path, address: str, old: str) -> subprocess.CompletedProcess[str]:
+def run(*playbook: str, at: Path, address: str, old: str, **more: object) -> subprocess.CompletedProcess[str]:
     over = at / "over.yml"
-    settings = {"ansible_host": address, "cluster_ip": address, "first_contact": old}
+    settings = {"ansible_host": address, "cluster_ip": address, "first_contact": old, **more}
     over.write_text(json.dumps({"all": {"hosts": {NODE: settings}}}))
     return LAB.playbook(*playbook, inventory=["inventory/lab", over], check=False)
 
 
 def addresses() -> list[str]:
     return re.findall(r"inet (\S+)/24", inside(NODE, f"ip -4 address show {NIC}"))
+
+
+def mtu() -> str:
+    return inside(NODE, f"cat /sys/class/net/{NIC}/mtu")
 
 
 def boot() -> str:
@@ -67,6 +71,10 @@ def boot() -> str:
 def profile() -> str:
     """The one that is in force."""
     return inside(NODE, f"nmcli -g GENERAL.CONNECTION device show {NIC}")
+
+
+def autoconnect(name: str) -> str:
+    return inside(NODE, f"nmcli -g connection.autoconnect connection show {name}")
 
 
 def test_an_address_that_cannot_be_reached_is_taken_back(node, tmp_path):
@@ -84,7 +92,12 @@ def test_it_moves_and_stays_there_over_a_power_cut(node, tmp_path):
     assert done.returncode == 0, done.stdout[-3000:]
     assert addresses() == [spare] and profile() == f"netplan-{NIC}"
     assert f"default via {node['gateway']}" in inside(NODE, "ip route")
-    assert changed(site(tmp_path, spare, node["address"]))[NODE] == 0
+    # A second change: the profile that is in force is ours by now, and the new one has its name.
+    node["mtu"] = mtu()
+    done = site(tmp_path, spare, node["address"], cluster_mtu=1400)
+    assert done.returncode == 0 and mtu() == "1400", done.stdout[-3000:]
+    assert autoconnect(f"netplan-{NIC}") == "yes", "Ubuntu's would not forget that over the power cut"
+    assert changed(site(tmp_path, spare, node["address"], cluster_mtu=1400))[NODE] == 0
     # As a power cut; the lab's own `start` would wait for SSH at the address that the node has left.
     before = boot()
     inside(NODE, "sync; systemctl --no-block reboot -ff", check=False)
@@ -93,10 +106,16 @@ def test_it_moves_and_stays_there_over_a_power_cut(node, tmp_path):
 
 
 def test_reset_gives_its_own_settings_back(node, tmp_path):
+    # As where ifupdown had it, and its owner has added something since.
+    file, aside = "/etc/network/interfaces", "/var/lib/minos-netplan/set-aside/etc/network"
+    copy = "/etc/network/.interfaces.before-minos-reset"
+    inside(NODE, f"mkdir -p /etc/network {aside}; echo '# before' > {aside}/interfaces; echo '# since' > {file}")
     given = ["playbooks/reset.yml", "-l", NODE, "-e", "sure=true"]
     done = run(*given, at=tmp_path, address=node["spare_address"], old=node["address"])
     assert done.returncode == 0, done.stdout[-3000:]
-    assert addresses() == [node["address"]] and profile() == "office"
-    assert inside(NODE, "nmcli -g connection.autoconnect connection show office") == "yes"
+    assert addresses() == [node["address"]] and profile() == "office" and mtu() == node["mtu"]
+    assert autoconnect("office") == "yes"
+    assert f"{NODE}: {file} was changed after Minos had: that version is kept as {copy}" in done.stdout
+    assert inside(NODE, f"cat {file} {copy}") == "# before\n# since"
     left = "/var/lib/minos-netplan /usr/local/sbin/minos-netplan /etc/netplan/60-minos.yaml"
     assert inside(NODE, f"ls -d {left} 2>/dev/null; true") == ""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from guard import FILES, MAC, NIC, STANZAS, Asked, Guard, loaded, moved
 from paths import ROOT
-
-FILES = ROOT / "roles/netplan/files"
-MAC = "52:54:00:aa:bb:01"
+from rendering import evaluated
 
 CLOUD_INIT = {
     "network": {
@@ -33,10 +31,7 @@ DESKTOP = {"network": {"version": 2, "renderer": "NetworkManager"}}
 
 @pytest.fixture
 def guard():
-    loader = importlib.machinery.SourceFileLoader("minos_netplan", str(FILES / "minos-netplan"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("minos_netplan", loader))
-    loader.exec_module(module)
-    return module
+    return loaded("minos-netplan")
 
 
 @pytest.mark.parametrize(
@@ -155,3 +150,217 @@ def test_an_interface_that_is_not_there_is_said_with_those_that_are():
     (problem,) = found["problems"]
     assert problem.startswith("there is no interface enp99s0 (lan_interface); it has ")
     assert found["interface"] is None and not found["holds"]
+
+
+# --- what NetworkManager keeps there itself -------------------------------------------------------------------------
+UUID = "626dd384-8b3d-3690-9511-192b2c79b3fd"
+OF_NM = {"renderer": "NetworkManager", "dhcp4": True, "networkmanager": {"uuid": UUID, "name": "Wired connection 1"}}
+
+
+def definitions(content: dict, tree: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """Netplan's names of the interface in one file, each with the other interfaces that it is about."""
+    look = loaded("look.py")
+    moved(look, tree, monkeypatch)
+    for link in (NIC, "enp2s0"):
+        (tree / f"sys/class/net/{link}/device").mkdir(parents=True)
+    (tree / "sys/class/net/docker0").mkdir()
+    (tree / f"etc/netplan/90-NM-{UUID}.yaml").write_text(yaml.safe_dump(content))
+    return [(name, others) for _, name, others in look.definitions(NIC, MAC)]
+
+
+@pytest.mark.parametrize("match", [{}, {"name": NIC}, {"name": "en*"}], ids=str)
+def test_profiles_that_networkmanager_keeps_in_netplan_define_nothing(match, guard, tmp_path, monkeypatch):
+    content = {"network": {"ethernets": {f"NM-{UUID}": OF_NM | {"match": match}}}}
+    assert definitions(content, tmp_path, monkeypatch) == []
+    monkeypatch.setattr(guard, "ETC", tmp_path / "etc/netplan")
+    assert guard.other_files(NIC, MAC) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "others"),
+    [
+        ({"match": {}}, ["enp2s0"]),
+        ({"match": {"name": NIC}}, []),
+        ({"match": {"name": "lan*"}}, None),
+        ({"match": None}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_a_match_is_read_as_netplan_does_on_both_sides(settings, others, guard, tmp_path, monkeypatch):
+    content = {"network": {"ethernets": {"lan": settings | {"dhcp4": True}}}}
+    assert definitions(content, tmp_path, monkeypatch) == ([] if others is None else [("lan", others)])
+    monkeypatch.setattr(guard, "ETC", tmp_path / "etc/netplan")
+    assert bool(guard.other_files(NIC, MAC)) == (others is not None)
+
+
+# --- changes that are kept, taken back and undone -------------------------------------------------------------------
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    return Guard(tmp_path, monkeypatch)
+
+
+def profile(machine: Guard, uuid: str, name: str, autoconnect: str = "yes") -> None:
+    """The one of NetworkManager that is in force."""
+    machine.answers |= {
+        ("-g", "GENERAL.CON-UUID", "device", "show", NIC): uuid + "\n",
+        ("-g", "connection.id", "connection", "show", "uuid", uuid): name + "\n",
+        ("-g", "connection.autoconnect", "connection", "show", "uuid", uuid): autoconnect + "\n",
+    }
+
+
+def autoconnects(machine: Guard) -> list[tuple[str, ...]]:
+    """What was written into profiles."""
+    return [command[4:] for command in machine.ran if command[:3] == ("nmcli", "connection", "modify")]
+
+
+@pytest.mark.parametrize(("uuid", "name"), [("ours", f"netplan-{NIC}"), ("of-yore", "netplan-lan")])
+def test_a_profile_of_netplan_is_not_put_aside(uuid, name, machine):
+    """Its UUID comes from the name of its file: the old one and ours may be the same."""
+    profile(machine, uuid, name)
+    machine.change("NetworkManager")
+    profile(machine, "ours", f"netplan-{NIC}")
+    machine.keep(None)
+    machine.undo(Asked())
+    assert autoconnects(machine) == []
+
+
+@pytest.mark.parametrize("name", ["office", f"netplan-NM-{UUID}"])
+@pytest.mark.parametrize("before", ["yes", "no"])
+def test_a_profile_of_the_owner_gets_back_what_it_had(before, name, machine):
+    profile(machine, "theirs", name, before)
+    machine.change("NetworkManager")
+    profile(machine, "ours", f"netplan-{NIC}")
+    machine.keep(None)
+    machine.change("NetworkManager", mtu=1400)
+    machine.keep(None)
+    assert set(autoconnects(machine)) == {("theirs", "connection.autoconnect", "no")}
+    machine.ran.clear()
+    machine.undo(Asked())
+    assert autoconnects(machine) == [("theirs", "connection.autoconnect", before)]
+
+
+@pytest.mark.parametrize("tried", [True, False], ids=["taken back", "never tried"])
+def test_what_was_in_force_comes_back_and_nothing_that_nobody_has_proved(tried, machine):
+    machine.change(address="10.0.0.9/24")
+    machine.keep(None)
+    in_force = (machine.ETC / machine.OURS).read_text()
+    if tried:
+        machine.change(address="10.0.0.77/24")
+        machine.restore(None)
+    else:
+        machine.CANDIDATE.write_text(in_force.replace("10.0.0.9", "10.0.0.77"))
+    machine.undo(Asked())
+    machine.undo(Asked())
+    machine.redo(None)
+    assert (machine.ETC / machine.OURS).read_text() == in_force
+
+
+def test_an_address_goes_from_an_interface_that_nobody_configured(machine):
+    machine.change("nobody")
+    machine.ran.clear()
+    machine.restore(None)
+    flush = ("ip", "-4", "address", "flush", "dev", NIC, "scope", "global", "permanent")
+    stop = ("systemctl", "stop", "systemd-networkd.socket", "systemd-networkd")
+    assert machine.ran.index(stop) < machine.ran.index(flush), "or networkd would give it again"
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["undone", "taken back"])
+def test_the_size_of_packets_comes_back(kept, machine):
+    back, mtu = ("ip", "link", "set", "dev", NIC, "mtu", "1500"), machine.LINKS / NIC / "mtu"
+    machine.change(mtu=9000)
+    mtu.write_text("9000\n")
+    if kept:
+        machine.keep(None)
+        machine.change(mtu=4000)
+        machine.keep(None)
+        machine.undo(Asked())
+    else:
+        machine.restore(None)
+    assert machine.ran.index(back) < machine.ran.index(("ifup", "--force", NIC)), "which may set one of its own"
+    mtu.write_text("1500\n")
+    machine.ran.clear()
+    machine.use_old(json.loads(machine.BEFORE.read_text()) if kept else {"interface": NIC, "mtu": 1500, **NOBODY})
+    assert back not in machine.ran, "a NIC may lose its link over it"
+
+
+NOBODY = {"owner": "nobody", "networkd": False}
+MORE = "auto eth1\niface eth1 inet dhcp\nsource *\n"
+
+
+def test_what_the_owner_has_changed_since_is_kept_beside(machine, capsys, monkeypatch):
+    machine.change()
+    machine.keep(None)
+    ours = machine.INTERFACES.read_text()
+    machine.INTERFACES.write_text(ours + MORE)
+    machine.change(mtu=1400)  # another one in between, which leaves it as it is
+    machine.keep(None)
+    machine.undo(Asked())
+    machine.undo(Asked())  # as after a break-off
+    copy = machine.INTERFACES.with_name(".interfaces.before-minos-reset")
+    assert (machine.INTERFACES.read_text(), copy.read_text()) == (STANZAS, ours + MORE)
+    assert copy not in machine.files_of_ifupdown() and copy.suffix != ".yaml", "nobody reads it"
+    machine.program.__file__ = str(machine.STATE.parent / "script")
+    Path(machine.program.__file__).touch()
+    machine.forget(None)
+    said = f"{machine.INTERFACES} was changed after Minos had: that version is kept as {copy}"
+    assert said in capsys.readouterr().out
+
+
+def test_what_the_owner_has_changed_again_where_we_change_again_is_kept_too(machine):
+    machine.change()
+    machine.keep(None)
+    machine.INTERFACES.write_text(MORE + STANZAS)
+    machine.change(mtu=1400)
+    machine.keep(None)
+    machine.undo(Asked())
+    assert MORE in machine.INTERFACES.with_name(".interfaces.before-minos-reset").read_text()
+
+
+def test_what_the_owner_has_changed_is_there_again_with_our_settings(machine):
+    machine.change()
+    machine.keep(None)
+    changed = machine.INTERFACES.read_text() + MORE
+    machine.INTERFACES.write_text(changed)
+    machine.undo(Asked())
+    machine.redo(None)
+    assert machine.INTERFACES.read_text() == changed
+    assert list(machine.INTERFACES.parent.glob(".*")) == []
+    machine.undo(Asked())
+    assert machine.INTERFACES.with_name(".interfaces.before-minos-reset").read_text() == changed
+
+
+def test_what_we_have_written_is_nobodys_work(machine, capsys, monkeypatch):
+    machine.change()
+    machine.keep(None)
+    machine.change(mtu=1400)
+    machine.keep(None)
+    machine.undo(Asked())
+    assert list(machine.INTERFACES.parent.glob(".*")) == []
+
+
+# --- the role -------------------------------------------------------------------------------------------------------
+def test_what_ifup_leaves_behind_outlives_every_unit_of_ours():
+    lines = [*(ROOT / "roles/netplan/tasks").glob("*.yml"), FILES / "minos-netplan"]
+    starts = [start for file in lines for start in re.findall(r"(?s)systemd-run.{300}", file.read_text())]
+    assert len(starts) == 3 and all("KillMode=process" in start for start in starts)
+
+
+def test_a_node_with_an_address_of_its_own_keeping_does_not_disturb_the_first():
+    hosts = {
+        "node1": {"__netplan_compared": {"skipped": True, "changed": False}},  # static_ip: false
+        "node2": {"__netplan_compared": {"rc": 0}},
+        "node3": {"__netplan_compared": {"rc": 1}},
+        "node4": {},
+    }
+    for name in hosts:
+        hosts[name]["inventory_hostname"] = name
+    assert evaluated("netplan", "__netplan_first", ansible_play_hosts=list(hosts), hostvars=hosts) == "node3"
+
+
+def test_reset_says_what_was_kept_beside():
+    said = {"stdout": "/etc/network/interfaces was changed\n"}
+    for given in ({"__netplan_forgotten": said}, {"__netplan_forgotten": said, "__netplan_removed": {"skipped": True}}):
+        assert evaluated("netplan", "__netplan_kept_beside", **given) == said["stdout"].strip()
+    assert evaluated("netplan", "__netplan_kept_beside", __netplan_removed=said) == said["stdout"].strip()
+    assert evaluated("netplan", "__netplan_kept_beside") == ""

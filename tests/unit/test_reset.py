@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 
 import pytest
 import yaml
+from guard import STANZAS, Asked, Guard
 from paths import ROLES, ROOT
 from rendering import evaluated
 
@@ -86,47 +85,18 @@ def test_every_silent_node_and_every_running_job_is_named():
 # --- the network's guard --------------------------------------------------------------------------------------------
 @pytest.fixture
 def guard(tmp_path, monkeypatch):
-    """minos-netplan in a tree of its own, after a change was kept; what it runs is written down only."""
-    loader = importlib.machinery.SourceFileLoader("minos_netplan", str(ROOT / "roles/netplan/files/minos-netplan"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("minos_netplan", loader))
-    loader.exec_module(module)
-    state, trial, etc = tmp_path / "state", tmp_path / "trial", tmp_path / "etc"
-    paths = {"STATE": state, "ASIDE": state / "set-aside", "BEFORE": state / "before.json", "TRIAL": trial}
-    paths |= {"CANDIDATE": state / "candidate.yaml", "KEEPING": state / "keeping", "NOTE": trial / "trial.json"}
-    paths |= {"UNDOING": trial / "undoing", "UNDONE": trial / "undone", "ETC": etc, "RUN": tmp_path / "run"}
-    paths |= {
-        "INTERFACES": tmp_path / "interfaces",
-        "RESOLV": tmp_path / "resolv.conf",
-        "CLOUD": tmp_path / "cloud/99.cfg",
-    }
-    for name, path in paths.items():
-        monkeypatch.setattr(module, name, path)
-    module.ran = []
-    monkeypatch.setattr(module, "run", lambda *command, check=True: module.ran.append(command))
-    monkeypatch.setattr(module, "active", lambda unit: False)
-    monkeypatch.setattr(module, "mac_of", lambda interface: "52:54:00:aa:bb:01")
-    monkeypatch.setattr(module, "use_netplan", lambda interface: None)
-    original = tmp_path / "interfaces"
-    original.write_text("auto lo enp1s0\niface enp1s0 inet dhcp\n")
-    etc.mkdir()
-    state.mkdir()
-    ours = {"network": {"ethernets": {"enp1s0": {"renderer": "networkd", "nameservers": {"addresses": ["10.0.0.1"]}}}}}
-    module.CANDIDATE.write_text(yaml.safe_dump(ours))
-    note = {"interface": "enp1s0", "owner": "ifupdown", "networkd": False, "connection": ""}
-    module.try_candidate(note, 90)
-    module.keep(None)
-    assert "set aside" in original.read_text() and module.RESOLV.exists()
-    return module
-
-
-class Seconds:
-    seconds = 90
+    """minos-netplan in a tree of its own, after a change was kept."""
+    guard = Guard(tmp_path, monkeypatch)
+    guard.change()
+    guard.keep(None)
+    assert "set aside" in guard.INTERFACES.read_text() and guard.RESOLV.exists()
+    return guard
 
 
 def test_the_old_settings_come_back_with_a_timer_that_brings_ours_again(guard):
     guard.ran.clear()
-    guard.undo(Seconds)
-    assert guard.INTERFACES.read_text() == "auto lo enp1s0\niface enp1s0 inet dhcp\n"
+    guard.undo(Asked())
+    assert guard.INTERFACES.read_text() == STANZAS
     assert list(guard.ETC.iterdir()) == [] and not guard.RESOLV.exists()
     assert [command[-1] for command in guard.ran if command[0] == "systemd-run"] == ["redo"]
     assert ("ifup", "--force", "enp1s0") in guard.ran
@@ -134,7 +104,7 @@ def test_the_old_settings_come_back_with_a_timer_that_brings_ours_again(guard):
 
 
 def test_ours_come_back_when_nobody_forgets_them(guard):
-    guard.undo(Seconds)
+    guard.undo(Asked())
     guard.redo(None)
     assert "# set aside by minos-netplan: iface enp1s0 inet dhcp" in guard.INTERFACES.read_text()
     assert [file.name for file in guard.ETC.iterdir()] == [guard.OURS]
@@ -147,9 +117,9 @@ def test_nothing_is_forgotten_before_the_old_settings_are_in_force(guard, monkey
     def fails(note):
         raise OSError("no ifup")
 
-    monkeypatch.setattr(guard, "use_old", fails)
+    monkeypatch.setattr(guard.program, "use_old", fails)
     with pytest.raises(OSError, match="no ifup"):
-        guard.undo(Seconds)
+        guard.undo(Asked())
     with pytest.raises(guard.Refused, match="not in force yet"):
         guard.forget(None)
     monkeypatch.undo()
@@ -157,25 +127,25 @@ def test_nothing_is_forgotten_before_the_old_settings_are_in_force(guard, monkey
 
 def test_a_second_undo_goes_on_where_the_first_broke_off(guard, monkeypatch):
     used = []
-    monkeypatch.setattr(guard, "use_old", used.append)
-    guard.undo(Seconds)
-    guard.undo(Seconds)
+    monkeypatch.setattr(guard.program, "use_old", used.append)
+    guard.undo(Asked())
+    guard.undo(Asked())
     assert len(used) == 2
 
 
 def test_after_a_power_cut_under_the_old_settings_they_are_left_alone(guard, monkeypatch):
-    guard.undo(Seconds)
+    guard.undo(Asked())
     for file in guard.TRIAL.iterdir():  # /run
         file.unlink()
     guard.ran.clear()
-    guard.undo(Seconds)
+    guard.undo(Asked())
     assert guard.ran == [] and guard.UNDONE.exists()
 
 
 def test_forgetting_leaves_nothing(guard, tmp_path, monkeypatch):
     script = tmp_path / "minos-netplan"
     script.touch()
-    monkeypatch.setattr(guard, "__file__", str(script))
-    guard.undo(Seconds)
+    monkeypatch.setattr(guard.program, "__file__", str(script))
+    guard.undo(Asked())
     guard.forget(None)
     assert not script.exists() and not guard.STATE.exists() and not guard.TRIAL.exists()

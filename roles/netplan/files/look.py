@@ -22,6 +22,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+NETPLAN, LINKS = Path("/etc/netplan"), Path("/sys/class/net")
 LEAVE = "set static_ip: false for this node and keep its address fixed yourself"
 
 
@@ -63,7 +64,7 @@ def owner_of(interface):
     if active("systemd-networkd") and setup not in ([], ["unmanaged"]):
         return "networkd"
     folder = Path("/etc/network")
-    files = [folder / "interfaces", *folder.glob("interfaces.d/*")]
+    files = [folder / "interfaces", *folder.glob("interfaces.d/[!.]*")]
     text = "\n".join(file.read_text() for file in files if file.is_file())
     return "ifupdown" if re.search(rf"(?m)^\s*iface\s+{re.escape(interface)}\s", text) else "nobody"
 
@@ -74,17 +75,19 @@ def definitions(interface, mac):
         import yaml  # comes with netplan; on a virgin node there may be neither
     except ImportError:
         return
-    for file in sorted(Path("/etc/netplan").glob("*.yaml")):
+    for file in sorted(NETPLAN.glob("*.yaml")):
         content = mapping(yaml.load(file.read_text(), Loader=yaml.BaseLoader))
         network = mapping(content.get("network"))
         for name, settings in mapping(network.get("ethernets")).items():
-            match = mapping(mapping(settings).get("match"))
-            if not match:
+            match = mapping(settings).get("match")
+            if name.startswith("NM-") and "networkmanager" in mapping(settings):
+                found = []  # a profile that NetworkManager keeps there, as Ubuntu's does: put aside as one
+            elif not isinstance(match, dict):  # an empty map is another thing: it means every interface
                 found = [name] if name == interface else []
             elif match.get("macaddress"):
                 found = [interface] if match["macaddress"].lower() == mac else []
             else:
-                found = [link.name for link in Path("/sys/class/net").iterdir() if matches(link.name, match)]
+                found = [link.name for link in LINKS.iterdir() if matches(link.name, match, interface)]
             if interface in found:
                 yield file, name, [link for link in found if link != interface]
         for kind in ("bonds", "bridges", "vlans", "vrfs"):
@@ -97,10 +100,12 @@ def mapping(value):
     return value if isinstance(value, dict) else {}
 
 
-def matches(link, match):
-    device = Path("/sys/class/net", link, "device")
+def matches(link, match, interface):
+    """Whether a definition is about this link; of the others hardware alone, as those of containers come and go."""
+    device = LINKS / link / "device"
     driver = (device / "driver").resolve().name
-    return device.exists() and Path(link).match(match.get("name", "*")) and Path(driver).match(match.get("driver", "*"))
+    there = link == interface or device.exists()
+    return there and Path(link).match(match.get("name", "*")) and Path(driver).match(match.get("driver", "*"))
 
 
 def somebody_has(address, interface):
@@ -219,4 +224,5 @@ def main():
     print(json.dumps(found))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ python3 look.py ASKED, a JSON object with the keys user, shared and state (paths
     before   what role node_before has written down, or what is known without it (late: true)
     packages names that came with us, and those that went for them
     running  jobs that run now
+    identity which machine this is, and which boot of it
     shared, state   answers (a share may hang), and what is kept there: names of jobs and models, size, uid of its owner
 """
 
@@ -57,6 +58,10 @@ def packages():
     }
 
 
+def first(file):
+    return Path(file).read_text().strip() if Path(file).exists() else ""
+
+
 def kept(folder, *parts):
     """What is in the folder's parts, asked by another process: it may hang where this one must not."""
     script = """cd "$0" 2>/dev/null || exit 0
@@ -81,6 +86,7 @@ def main():
                 "before": before(account),
                 "packages": packages(),
                 "running": running,
+                "identity": {"machine": first("/etc/machine-id"), "boot": first("/proc/sys/kernel/random/boot_id")},
                 "shared": kept(asked["shared"], "jobs", "models"),
                 "state": kept(asked["state"], "jobs"),
             }
