@@ -1,9 +1,10 @@
 """Say what there is of ours on this machine; prints one JSON object. Changes nothing. Only Python's own library.
 
-python3 look.py ASKED, a JSON object with the keys user, shared and state (paths). The answer:
+python3 look.py ASKED, a JSON object with the keys user, shared, state and environment (paths). The answer:
 
     ours     whether anything of ours is here
     before   what role node_before has written down, or what is known without it (late: true)
+    unknown  of state and environment those of which nobody wrote down whether they were there before
     packages names that came with us, and those that went for them
     running  jobs that run now
     shared, state   answers (a share may hang), and what is kept there: names of jobs and models, size, uid of its owner
@@ -74,11 +75,14 @@ def main():
     account = {base: (output("getent", base, asked["user"]) or "").strip() for base in ("passwd", "group")}
     units = output("systemctl", "list-units", "--plain", "--no-legend", "--no-pager", "minos-train@*") or ""
     running = re.findall(r"(?m)^minos-train@(\S+)\.service\s+\S+\s+(?:active|activating|deactivating)\s", units)
+    known = before(account)
+    own = (asked["state"], asked["environment"])
     print(
         json.dumps(
             {
                 "ours": any(Path(trace).exists() for trace in TRACES) or ":Minos training:" in account["passwd"],
-                "before": before(account),
+                "before": known,
+                "unknown": [path for path in own if path not in known["paths"] and Path(path).exists()],
                 "packages": packages(),
                 "running": running,
                 "shared": kept(asked["shared"], "jobs", "models"),
