@@ -144,6 +144,15 @@ def test_what_is_left_because_nobody_knows_is_said(tmp_path):
     assert [line for line in plan() if "goes" in line and "Python environment" in line]
 
 
+def test_folders_of_the_owners_are_said_to_stay():
+    kept = {"answers": True, "size": "3G", "uid": "2600"}
+    said = plan(shared={**kept, "names": ["jobs/one"]}, owners={**kept, "names": ["models/own"]})
+    assert said[-2:] == [
+        "node1: goes: jobs/one in /srv/minos (3G)",
+        "node1: stays: models/own in /srv/minos (3G), as nobody wrote down that we made the folder",
+    ]
+
+
 # --- the network's guard --------------------------------------------------------------------------------------------
 @pytest.fixture
 def guard(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ python3 look.py ASKED, a JSON object with the keys user, shared, state and envir
     packages names that came with us, and those that went for them
     running  jobs that run now
     shared, state   answers (a share may hang), and what is kept there: names of jobs and models, size, uid of its owner
+    owners   the same of those folders in the share that are not ours as far as its mark tells
 """
 
 import json
@@ -58,9 +59,15 @@ def packages():
     }
 
 
+def folders(share):
+    """Those in the share that are not ours, and those that are, as its mark tells."""
+    said = output("sh", "-c", 'sed -n "s/^made //p" "$0/.minos-shared" 2>/dev/null', share, patience=20)
+    return [[part for part in ("jobs", "models") if (part in (said or "").split()) == ours] for ours in (False, True)]
+
+
 def kept(folder, *parts):
     """What is in the folder's parts, asked by another process: it may hang where this one must not."""
-    script = """cd "$0" 2>/dev/null || exit 0
+    script = """cd "$0" 2>/dev/null && [ $# -gt 0 ] || exit 0
         for part; do ls -1d "$part"/*/ 2>/dev/null; done
         stat --format %u "$1" 2>/dev/null; du -sch "$@" 2>/dev/null | cut -f 1 | tail -n 1"""
     said = output("sh", "-c", script, folder, *parts, patience=20)
@@ -76,6 +83,7 @@ def main():
     units = output("systemctl", "list-units", "--plain", "--no-legend", "--no-pager", "minos-train@*") or ""
     running = re.findall(r"(?m)^minos-train@(\S+)\.service\s+\S+\s+(?:active|activating|deactivating)\s", units)
     known = before(account)
+    theirs, ours = folders(asked["shared"])
     own = (asked["state"], asked["environment"])
     print(
         json.dumps(
@@ -85,7 +93,8 @@ def main():
                 "unknown": [path for path in own if path not in known["paths"] and Path(path).exists()],
                 "packages": packages(),
                 "running": running,
-                "shared": kept(asked["shared"], "jobs", "models"),
+                "shared": kept(asked["shared"], *ours),
+                "owners": kept(asked["shared"], *theirs),
                 "state": kept(asked["state"], "jobs"),
             }
         )
