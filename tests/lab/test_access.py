@@ -196,6 +196,25 @@ def test_a_member_that_leaves_is_forgotten(inventory):
     assert "web" in left, "the owner's rule is still there"
 
 
+def test_a_member_that_joins_is_known_and_nothing_else_changes(inventory):
+    """On the machine that was there already."""
+    address = inventory.hosts["node2"]["cluster_ip"]
+    keys = "/var/lib/minos/.ssh/authorized_keys"
+    everything = f"cat /etc/hosts /etc/ssh/ssh_known_hosts {keys} {DROP_IN}; ufw status"
+    before = on("node1", everything).splitlines()
+    done = inventory.site()
+    assert on("node1", f"grep -cx '{address} node2' /etc/hosts") == "1"
+    assert on("node1", f"grep -c '^node2,{address} ssh-ed25519 ' /etc/ssh/ssh_known_hosts") == "1"
+    assert on("node1", f"grep -c '{address}.* ssh-ed25519 .* minos@node2$' {keys}") == "1"
+    assert on("node1", f"ufw status | grep -c '{address} .*# minos: node2$'") == "1"
+    # Each key opens from the members, so that its line names the new one, too.
+    now = [line.replace(f',{address}"', '"') for line in on("node1", everything).splitlines()]
+    assert [line for line in now if address not in line and "node2" not in line] == before
+    changed = [task for task in re.split(r"\n(?=TASK|RUNNING HANDLER)", done.stdout) if "changed: [node1]" in task]
+    assert {re.match(r"[A-Z ]+\[(\S+) : ", task)[1] for task in changed} == {"cluster_hosts", "ssh_mesh", "firewall"}
+    inventory.checks("firewall or ssh_mesh")
+
+
 def ask(inventory: Inventory, answer: str) -> str:
     """Run trust.yml at a terminal, where somebody answers once he is asked."""
     child, terminal = pty.fork()

@@ -66,6 +66,7 @@ def before():
     lab("up", "-n", "2")
     on("node1", TIME_SERVICE)
     on("node2", OWNERS)
+    on("node1", "install -d -o 2600 -g 2600 /srv/minos/packages && echo mine > /srv/minos/packages/mine")
     fingerprints = {node: look(node) for node in NODES}
     playbook(*SITE)
     for node in NODES:
@@ -135,7 +136,7 @@ def test_the_rest_leave_with_their_data_and_nothing_remains(before):
     assert on("node1", "ls /lib/systemd/systemd-timesyncd 2>/dev/null; true") == "", "chrony has taken its place"
     reset("-e", "sure=true remove_data=true remove_data_really=/srv/minos")
     assert compared("node1", before) == []
-    assert on("node1", "ls -A /srv/minos") == ""
+    assert on("node1", "cd /srv/minos && ls -A && cat packages/mine") == "packages\nmine", "that folder is the owner's"
 
 
 def test_a_second_time_nothing_changes(before):

@@ -40,6 +40,18 @@ def evaluated(role: str, name: str, **variables: Any) -> Any:
     return templar(role, **variables).template(trust_as_template("{{ " + name + " }}"))
 
 
+def task(role: str, file: str, name: str, **variables: Any) -> Any:
+    """The command, or the loop of a task without one, of roles/<role>/tasks/<file>.yml as a node would get it."""
+    (found,) = (
+        each
+        for each in yaml.safe_load((ROOT / "roles" / role / "tasks" / f"{file}.yml").read_text())
+        if each["name"] == name
+    )
+    told = found.get("ansible.builtin.shell") or found["loop"]
+    text = told["cmd"] if isinstance(told, dict) else told
+    return templar(role, **variables).template(trust_as_template("#jinja2: trim_blocks: True\n" + text))
+
+
 def shared(name: str, host: str, hosts: dict[str, str], groups: dict[str, list[str]], **variables: Any) -> Any:
     """The value of a shared variable for `host`; `hosts` maps the members to their addresses."""
     layers = _trusted(SHARED) | variables

@@ -1,12 +1,13 @@
 """nfs_server and nfs_client: who exports, who mounts from where, and what is written."""
 
+import os
 import shlex
 import subprocess
 
 import pytest
 import yaml
 from paths import ROOT
-from rendering import evaluated, rendered, shared
+from rendering import evaluated, rendered, shared, task
 
 HOSTS = {"node1": "10.0.0.1", "node2": "10.0.0.2", "node3": "10.0.0.3"}
 GROUPS = {"head": ["node1"], "nfs_server": ["node2"]}
@@ -69,6 +70,75 @@ def test_systemd_takes_the_units(kind, path, tmp_path):
 
     assert accepted(text)
     assert not accepted(text.replace(f"Where={path}", "Where=/elsewhere"))
+
+
+# --- another server, another path, none any more --------------------------------------------------------------------
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    """A machine's units, among them the owner's: a client of 10.0.0.2 at /srv/minos. No systemctl is really run."""
+    for kind in ("mount", "automount"):
+        text = rendered("nfs_client", f"share.{kind}.j2", nfs_client_source="10.0.0.2:/srv/minos")
+        (tmp_path / f"srv-minos.{kind}").write_text(text)
+    (tmp_path / "srv-photos.mount").write_text("[Mount]\nWhat=10.0.0.2:/photos\nWhere=/srv/photos\n")
+    (tmp_path / "bin").mkdir()
+    programs = {
+        "systemctl": f'echo "$*" >> {tmp_path}/asked; cat {tmp_path}/running 2>/dev/null; true',
+        "findmnt": "echo autofs",
+    }
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    return tmp_path
+
+
+def done(client, script):
+    script = script.replace("/etc/systemd/system", str(client))
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    return ran.stdout.splitlines()
+
+
+LOOK, LEAVE = "Look for a mount of ours that is not wanted any more", "Unmount it and forget it"
+BOTH = ["unit srv-minos.automount", "unit srv-minos.mount"]
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "unwanted"),
+    [
+        ("10.0.0.2:/srv/minos", "/srv/minos", []),
+        ("10.0.0.3:/srv/minos", "/srv/minos", BOTH),
+        ("10.0.0.2:/srv/minos", "/srv/other", BOTH),
+        ("", "/srv/minos", BOTH),
+    ],
+    ids=["as before", "another server", "another path", "none"],
+)
+def test_a_former_mount_of_ours_goes(source, path, unwanted, client):
+    told = {"nfs_client_source": source, "nfs_client_path": path}
+    found = done(client, task("nfs_client", "leave", LOOK, **told))
+    assert found == unwanted
+    done(client, task("nfs_client", "leave", LEAVE, __nfs_client_former={"stdout": "\n".join(found)}))
+    assert (client / "srv-minos.mount").exists() is (client / "srv-minos.automount").exists() is (not unwanted)
+    assert (client / "srv-photos.mount").exists(), "the owner's"
+    if unwanted:
+        assert "disable --now srv-minos.automount" in (client / "asked").read_text()
+
+
+def test_a_job_keeps_its_share(client):
+    (client / "running").write_text("minos-train@demo.service loaded active running Minos: job demo\n")
+    found = done(client, task("nfs_client", "leave", LOOK, nfs_client_source=""))
+    assert found == [*BOTH, "job demo"]
+    assert done(client, task("nfs_client", "leave", LOOK, nfs_client_source="10.0.0.2:/srv/minos")) == []
+
+
+def test_a_former_client_can_become_the_server(client):
+    """The mount goes before the role looks; in check mode, where it stays, it is not looked at."""
+    first, *_ = yaml.safe_load((ROOT / "roles/nfs_server/tasks/main.yml").read_text())
+    assert first["ansible.builtin.include_role"] == {"name": "nfs_client", "tasks_from": "leave"}
+    assert "when" not in first, "a job of any machine is asked for before an export changes"
+    look = task("nfs_server", "export", "Look at the directory, and at what the owner exports himself")
+    assert done(client, look) == ["ours"]
+    (client / "srv-minos.automount").unlink()
+    assert "type autofs" in done(client, look), "somebody else's mount is refused"
 
 
 def test_the_defaults_say_what_the_mount_must_survive():

@@ -14,6 +14,7 @@ import sys
 
 import pytest
 from paths import ROOT
+from rendering import shared
 
 sys.path.insert(0, str(ROOT / "roles/preflight_nodes"))
 
@@ -26,6 +27,7 @@ ASKED = Asked(
     name="node1",
     members={"node1": "10.0.0.1", "node2": "10.0.0.2", "node3": "10.0.0.3"},
     address="10.0.0.1",
+    wanted="10.0.0.1",
     interface="",
     gateway="10.0.0.254",
     store="10.0.0.1:29500",
@@ -141,6 +143,19 @@ WRONG = {
         "write the old address",
     ),
 }
+
+
+def test_a_job_is_held_against_the_address_that_the_node_will_have():
+    """On its first contact a machine is asked under its old address, at which the job runs."""
+    hosts = {"node1": "10.0.0.1", "node2": "10.0.0.50"}
+    told = {
+        option: shared(f"preflight_nodes_{option}", "node2", hosts, {"head": ["node1"]}, netplan_old_host="10.0.0.2")
+        for option in ("address", "wanted")
+    }
+    assert told == {"address": "10.0.0.2", "wanted": "10.0.0.50"}
+    jobs = {"jobs": "demo active 10.0.0.1:29500 10.0.0.2", "links": [link("lan0", "10.0.0.2")]}
+    (found,) = findings(answer(**jobs), dataclasses.replace(ASKED, members={}, **told))
+    assert found.fatal and "job demo is running at 10.0.0.2, and the inventory says 10.0.0.50" in found.text
 
 
 @pytest.mark.parametrize(("changes", "fatal", "named", "fix"), WRONG.values(), ids=WRONG)

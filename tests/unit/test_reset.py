@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from guard import STANZAS, Asked, Guard
 from paths import ROLES, ROOT
-from rendering import evaluated
+from rendering import evaluated, rendered, task, templar
 
 CALLED = yaml.safe_load((ROOT / "roles/reset/tasks/main.yml").read_text())[0]["loop"]
 WITHOUT = {"first_contact", "preflight_nodes"}  # these only look
@@ -79,6 +82,73 @@ def test_every_silent_node_and_every_running_job_is_named():
         "node2 does not answer",
         "Job demo is running on node3",
         "Job two is running on node3",
+    ]
+
+
+# --- what was there before ------------------------------------------------------------------------------------------
+FOLDER = {"owner": 0, "group": 0, "mode": "0755", "file": False}
+# What node_before wrote down of a directory -> whether what is in it goes. Nothing: the path came later.
+WRITTEN_DOWN = pytest.mark.parametrize(
+    ("written", "goes"), [({"?": None}, True), ({"?": FOLDER}, False), ({}, False)], ids=["absent", "there", "nothing"]
+)
+
+
+def before_us(path: Path, written: dict) -> dict:
+    """The variables of role reset, on a node where this was written down of a path."""
+    paths = {str(path): state for state in written.values()} | {"/elsewhere": None}
+    found = {"before": {"late": False, "host": "", "paths": paths}}
+    return templar("reset", reset_found=found).available_variables
+
+
+@WRITTEN_DOWN
+def test_the_users_home_is_emptied_only_where_we_have_made_it(written, goes, tmp_path):
+    (tmp_path / "jobs/one").mkdir(parents=True)
+    (tmp_path / "theses").mkdir()
+    (tmp_path / "theses/mine.tex").write_text("years of work")
+    told = {"service_user_home": str(tmp_path), **before_us(tmp_path, written)}
+    script = task("service_user", "reset", "Empty its home but for the jobs", **told)
+    subprocess.run(["sh", "-c", script], check=True, timeout=60)
+    assert (tmp_path / "jobs/one").exists()
+    assert (tmp_path / "theses/mine.tex").exists() is not goes
+
+
+@WRITTEN_DOWN
+def test_the_environment_is_removed_only_where_we_have_made_it(written, goes):
+    path = Path("/data/env")
+    told = {"python_env_path": str(path), **before_us(path, written)}
+    removed = task("python_env", "reset", "Remove the environment, its installers and what they came from", **told)
+    assert ("/data/env" in removed) is goes
+    assert "/opt/minos/uv" in removed
+
+
+def plan(**found) -> list[str]:
+    """What playbooks/reset.yml says of node1, before it asks."""
+    before = {"late": False, "host": "", "host_name": {"static": "node1"}, "paths": {}}
+    nothing = {"answers": True, "names": [], "size": "0", "uid": ""}
+    known = {"ours": True, "before": before, "packages": {"new": [], "gone": []}, "unknown": []}
+    known |= {"shared": nothing, "owners": nothing, "state": nothing} | found
+    told = {"ansible_play_hosts": ["node1"], "ansible_play_hosts_all": ["node1"], "reset_ask_members": ["node1"]}
+    told |= {"reset_ask_remove_data": True, "hostvars": {"node1": {"__reset_ask_found": known}}}
+    return rendered("reset_ask", "plan.j2", **told).splitlines()
+
+
+def test_what_is_left_because_nobody_knows_is_said(tmp_path):
+    known = {"user": "nobody-of-ours", "shared": str(tmp_path), "state": str(tmp_path), "environment": "/not/there"}
+    command = [sys.executable, str(ROOT / "roles/reset_ask/files/look.py"), json.dumps(known)]
+    look = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    assert look["unknown"] == [str(tmp_path)], "and the other one is not there"
+    said = plan(unknown=["/data/minos", "/opt/minos/envs/dist-train"])
+    assert "node1: stays: what is in /data/minos, as nobody wrote down whether it was there before" in said
+    assert not [line for line in said if "goes" in line and "Python environment" in line]
+    assert [line for line in plan() if "goes" in line and "Python environment" in line]
+
+
+def test_folders_of_the_owners_are_said_to_stay():
+    kept = {"answers": True, "size": "3G", "uid": "2600"}
+    said = plan(shared={**kept, "names": ["jobs/one"]}, owners={**kept, "names": ["models/own"]})
+    assert said[-2:] == [
+        "node1: goes: jobs/one in /srv/minos (3G)",
+        "node1: stays: models/own in /srv/minos (3G), as nobody wrote down that we made the folder",
     ]
 
 

@@ -1,15 +1,16 @@
-"""Addresses: IPv4, each machine its own, all in one subnet, and the router and the name servers really addresses."""
+"""Addresses: IPv4, each machine its own, all in one subnet; the router, the name servers and the ways to elsewhere."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .inventory import Inventory, shown
 
 EXAMPLE = "write an IPv4 address such as 192.168.1.100"
+ROUTE = "{to: 10.1.0.0/16, via: 192.168.1.2}"
 
 
 def check(inventory: Inventory) -> Iterator[str]:
@@ -17,6 +18,7 @@ def check(inventory: Inventory) -> Iterator[str]:
     yield from gateways(inventory)
     yield from members(inventory)
     yield from nameservers(inventory)
+    yield from routes(inventory)
 
 
 def ipv4(value: Any) -> ipaddress.IPv4Address | None:
@@ -26,12 +28,12 @@ def ipv4(value: Any) -> ipaddress.IPv4Address | None:
         return None
 
 
-def subnet(inventory: Inventory, host: str) -> ipaddress.IPv4Network | None:
-    """Return the cluster's subnet as a member sees it; None where no gateway tells it."""
-    gateway, prefix = ipv4(inventory.get(host, "cluster_gateway")), str(inventory.get(host, "cluster_prefix"))
-    if gateway is None or not prefix.isdigit() or not 8 <= int(prefix) <= 30:
+def subnet(inventory: Inventory, host: str, by: str = "cluster_gateway") -> ipaddress.IPv4Network | None:
+    """Return the cluster's subnet as a member sees it; None where no gateway tells it, or what else is in `by`."""
+    address, prefix = ipv4(inventory.get(host, by)), str(inventory.get(host, "cluster_prefix"))
+    if address is None or not prefix.isdigit() or not 8 <= int(prefix) <= 30:
         return None
-    return ipaddress.IPv4Interface(f"{gateway}/{prefix}").network
+    return ipaddress.IPv4Interface(f"{address}/{prefix}").network
 
 
 def ways_in(inventory: Inventory) -> Iterator[str]:
@@ -180,3 +182,38 @@ def nameservers(inventory: Inventory) -> Iterator[str]:
                 ipaddress.ip_address(str(server))
             except ValueError:
                 yield f"{where} holds {shown(server)}: write the address of a name server, such as 192.168.1.1"
+
+
+def routes(inventory: Inventory) -> Iterator[str]:
+    for host, value in inventory.each("cluster_routes"):
+        where = f"{inventory.at(host, 'cluster_routes')}cluster_routes"
+        if not isinstance(value, list):
+            yield f"{where} is {shown(value)}: write a list, such as [{ROUTE}], or [] for none"
+            continue
+        network = subnet(inventory, host) or subnet(inventory, host, by="cluster_ip")
+        for route in value:
+            if not isinstance(route, Mapping) or set(route) != {"to", "via"}:
+                yield f"{where} holds {shown(route)}: write to and via, and nothing else: {ROUTE}"
+            elif fix := no_network(str(route["to"])):
+                yield f"{where} has a route to {shown(route['to'])}: {fix}"
+            elif (via := ipv4(route["via"])) is None:
+                yield (
+                    f"{where}: the route to {route['to']} goes through {shown(route['via'])}: "
+                    "write the IPv4 address of the machine that knows the way, such as 192.168.1.2"
+                )
+            elif network and via not in network:
+                yield (
+                    f"{where}: the route to {route['to']} goes through {shown(route['via'])}, outside {network}: "
+                    "write the address of a machine in the cluster's subnet"
+                )
+
+
+def no_network(text: str) -> str:
+    """Say what to write where no network is, or a machine's address in it; empty where nothing is wrong."""
+    try:
+        network = ipaddress.IPv4Network(text, strict=False)
+    except ValueError:
+        return "write a network such as 10.1.0.0/16; the way to all others is cluster_gateway"
+    if network.prefixlen == 0:
+        return "the way to all others is cluster_gateway: write it there"
+    return "" if text in (str(network), str(network.network_address)) else f"write {network}"

@@ -52,6 +52,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "cluster_uid": (account_number, "write a number from 1000 to 60000 that is free on every node, such as 2600"),
     "cluster_gid": (account_number, "write a number from 1000 to 60000 that is free on every node, such as 2600"),
     "rendezvous_port": (number(1024, 65535), "write a port number from 1024 to 65535, such as 29500"),
+    "cluster_mtu": (
+        lambda value: str(value) == "0" or number(576, 65535)(value),
+        "write the largest packet, a number from 576 to 65535, or 0 for what the interface has",
+    ),
     "ansible_port": (number(1, 65535), "write the number of sshd's port, usually 22"),
     "nproc_per_node": (number(1, 64), "write the number of processes, 1 or more"),
     "omp_num_threads": (number(1, 1024), "write the number of threads, 1 or more"),

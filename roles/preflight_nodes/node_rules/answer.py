@@ -39,6 +39,7 @@ class Asked:
     name: str
     members: Mapping[str, str]
     address: str
+    wanted: str
     interface: str
     gateway: str
     store: str

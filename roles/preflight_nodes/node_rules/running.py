@@ -15,5 +15,5 @@ def check(answer: Answer, asked: Asked) -> Iterator[Finding]:
         stop = f"stop it first (ansible-playbook playbooks/stop.yml -e job={job}), or write the old address again"
         if asked.store and store and store != asked.store:
             yield error(f"job {job} is running with the store at {store}, and the inventory says {asked.store}: {stop}")
-        if asked.address and address and address != asked.address:
-            yield error(f"job {job} is running at {address}, and the inventory says {asked.address}: {stop}")
+        if asked.wanted and address and address != asked.wanted:
+            yield error(f"job {job} is running at {address}, and the inventory says {asked.wanted}: {stop}")

@@ -1,13 +1,15 @@
 """Say what there is of ours on this machine; prints one JSON object. Changes nothing. Only Python's own library.
 
-python3 look.py ASKED, a JSON object with the keys user, shared and state (paths). The answer:
+python3 look.py ASKED, a JSON object with the keys user, shared, state and environment (paths). The answer:
 
     ours     whether anything of ours is here
     before   what role node_before has written down, or what is known without it (late: true)
+    unknown  of state and environment those of which nobody wrote down whether they were there before
     packages names that came with us, and those that went for them
     running  jobs that run now
     identity which machine this is, and which boot of it
     shared, state   answers (a share may hang), and what is kept there: names of jobs and models, size, uid of its owner
+    owners   the same of those folders in the share that are not ours as far as its mark tells
 """
 
 import json
@@ -62,9 +64,15 @@ def first(file):
     return Path(file).read_text().strip() if Path(file).exists() else ""
 
 
+def folders(share):
+    """Those in the share that are not ours, and those that are, as its mark tells."""
+    said = output("sh", "-c", 'sed -n "s/^made //p" "$0/.minos-shared" 2>/dev/null', share, patience=20)
+    return [[part for part in ("jobs", "models") if (part in (said or "").split()) == ours] for ours in (False, True)]
+
+
 def kept(folder, *parts):
     """What is in the folder's parts, asked by another process: it may hang where this one must not."""
-    script = """cd "$0" 2>/dev/null || exit 0
+    script = """cd "$0" 2>/dev/null && [ $# -gt 0 ] || exit 0
         for part; do ls -1d "$part"/*/ 2>/dev/null; done
         stat --format %u "$1" 2>/dev/null; du -sch "$@" 2>/dev/null | cut -f 1 | tail -n 1"""
     said = output("sh", "-c", script, folder, *parts, patience=20)
@@ -79,15 +87,20 @@ def main():
     account = {base: (output("getent", base, asked["user"]) or "").strip() for base in ("passwd", "group")}
     units = output("systemctl", "list-units", "--plain", "--no-legend", "--no-pager", "minos-train@*") or ""
     running = re.findall(r"(?m)^minos-train@(\S+)\.service\s+\S+\s+(?:active|activating|deactivating)\s", units)
+    known = before(account)
+    theirs, ours = folders(asked["shared"])
+    own = (asked["state"], asked["environment"])
     print(
         json.dumps(
             {
                 "ours": any(Path(trace).exists() for trace in TRACES) or ":Minos training:" in account["passwd"],
-                "before": before(account),
+                "before": known,
+                "unknown": [path for path in own if path not in known["paths"] and Path(path).exists()],
                 "packages": packages(),
                 "running": running,
                 "identity": {"machine": first("/etc/machine-id"), "boot": first("/proc/sys/kernel/random/boot_id")},
-                "shared": kept(asked["shared"], "jobs", "models"),
+                "shared": kept(asked["shared"], *ours),
+                "owners": kept(asked["shared"], *theirs),
                 "state": kept(asked["state"], "jobs"),
             }
         )
