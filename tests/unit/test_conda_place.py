@@ -12,7 +12,8 @@ from rendering import task
 def made(place: Path) -> subprocess.CompletedProcess[str]:
     """The first lines of the task, up to conda's own."""
     text = task("python_env", "conda", "Make the environment", python_env_path=str(place), python_env_fetcher="node1")
-    return subprocess.run(["sh", "-c", text.partition("mkdir -p \"$CONDA")[0]], capture_output=True, text=True, check=False)
+    first = text.partition('mkdir -p "$CONDA')[0]
+    return subprocess.run(["sh", "-c", first], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("there", ["nothing", "an empty folder", "ours", "half of ours"])
