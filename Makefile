@@ -14,6 +14,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
+	@echo '  make $(VERBS)'
+	@echo '                      playbooks/ by their short names: make watch JOB=demo INVENTORY=inventory/lab ARGS="-e interval=5"'
 
 .PHONY: demo
 demo: lab-up ## three throw-away nodes on this machine, from nothing to a finished training run
@@ -82,6 +84,12 @@ benchmarks: venv .venv-benchmarks/.done ## the training package beside its peers
 	.venv-benchmarks/bin/python -m benchmarks.training_speed ragged
 	.venv-benchmarks/bin/python -m benchmarks.loss_memory
 	.venv-benchmarks/bin/python -m benchmarks.checkpoint_stall
+
+# No `make clean`: everybody expects that to remove what was built, and clean.yml removes checkpoints.
+VERBS := status watch logs stop resume jobs export parity
+.PHONY: $(VERBS)
+$(VERBS): venv
+	$(BIN)/ansible-playbook $(if $(INVENTORY),-i $(INVENTORY)) playbooks/$@.yml $(if $(JOB),-e job=$(JOB)) $(ARGS)
 
 # --- what the control node needs -------------------------------------------------------------------------------
 .PHONY: venv venv-dev lock

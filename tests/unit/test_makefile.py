@@ -40,3 +40,20 @@ def test_a_python_that_will_not_do_is_one_line(version, old, message, tmp_path):
     assert done.returncode == 2 and len(said) == 1
     assert "Ubuntu 22.04" in said[0], "it says what to do"
     assert not (tmp_path / ".venv/.control").exists()
+
+
+def test_the_verbs_have_short_names():
+    def typed(*arguments: str) -> str:
+        done = subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        return " ".join(done.stdout.split("\n")[-2].split()) if done.returncode == 0 else done.stderr
+
+    assert typed("status") == ".venv/bin/ansible-playbook playbooks/status.yml"
+    given = ("JOB=demo", "INVENTORY=inventory/lab", "ARGS=-e lines=50")
+    assert typed("logs", *given) == (
+        ".venv/bin/ansible-playbook -i inventory/lab playbooks/logs.yml -e job=demo -e lines=50"
+    )
+    assert typed("export") == ".venv/bin/ansible-playbook playbooks/export.yml", "not make's own word"
+    verbs = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    line = next(each for each in verbs.splitlines() if "status watch" in each)
+    assert all((ROOT / f"playbooks/{verb}.yml").exists() for verb in line.split()[1:])
+    assert "No rule to make target" in typed("clean")
