@@ -86,7 +86,7 @@ def test_a_run_leaves_what_it_promises_and_is_done_once(start, tiny_config, tmp_
 
     assert (job_dir / "model/README.md").read_text().count(f"{state['heldout_last']:.4f}") == 1
 
-    JobState(job_dir).claim("r2", str(state_of(job_dir)["run_id"]), "demo", ["node1"], 1)
+    JobState(job_dir).change(lambda state: state | {"state": "starting", "run_id": "r2", "config_sha256": ""})
     other = start(1, job_dir, *settings[:1], "epochs=3", "seed=2", environment={"MINOS_RUN_ID": "r2"})
     assert other.wait() == 2
     assert "was made with seed 1, now it is 2; put it back or use another job directory" in other.output
