@@ -253,7 +253,7 @@ def test_site_repairs_all_of_it():
 
 def test_a_node_that_loses_power_comes_back_as_it_was():
     LAB.command("kill", "node2")
-    assert "node2" in LAB.command("status")
+    assert "node2" in LAB.command("status").stdout
     LAB.command("start", "node2")
     done = checks("-k", "node2 and (netplan or firewall or ssh_mesh or shared)")
     assert done.returncode == 0, done.stdout[-6000:]
