@@ -99,7 +99,8 @@ class JobState:
         with self._locked():
             content = self.read()
             if self.superseded(content) or (self._claimed and content.get("state") in ENDED):
-                raise SupersededError(f"job {content.get('job')} was {content['state']} meanwhile: nothing to do here")
+                whose = f"{content['state']}, start {content.get('run_id')}"
+                raise SupersededError(f"job {content.get('job')} is {whose}: nothing to do here for {self._claimed}")
             content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}
             self._write(content | fields)
 
