@@ -7,6 +7,9 @@ import subprocess
 import pytest
 from paths import ROOT
 
+# As typed in a shell: run by `make test`, make would pass its own flags on and say which directory it enters and leaves.
+SHELL = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
 # In place of python3, because an old one cannot be installed here: it answers as one would, up to the step that fails.
 OLD = """\
 #!/bin/sh
@@ -34,7 +37,7 @@ def test_a_python_that_will_not_do_is_one_line(version, old, message, tmp_path):
     if not old:  # the installer itself is there
         (tmp_path / ".venv-uv/bin").mkdir(parents=True)
         (tmp_path / ".venv-uv/bin/uv").touch()
-    environment = os.environ | {"PATH": f"{python.parent}:/usr/bin:/bin"}
+    environment = SHELL | {"PATH": f"{python.parent}:/usr/bin:/bin"}
     done = subprocess.run(["make", "venv"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     said = [line for line in done.stderr.splitlines() if message in line]
     assert done.returncode == 2 and len(said) == 1
@@ -44,7 +47,8 @@ def test_a_python_that_will_not_do_is_one_line(version, old, message, tmp_path):
 
 def test_the_verbs_have_short_names():
     def typed(*arguments: str) -> str:
-        done = subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        command = ["make", "--dry-run", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=SHELL, capture_output=True, text=True, timeout=60)
         return " ".join(done.stdout.split("\n")[-2].split()) if done.returncode == 0 else done.stderr
 
     assert typed("status") == ".venv/bin/ansible-playbook playbooks/status.yml"
@@ -53,7 +57,8 @@ def test_the_verbs_have_short_names():
         ".venv/bin/ansible-playbook -i inventory/lab playbooks/logs.yml -e job=demo -e lines=50"
     )
     assert typed("export") == ".venv/bin/ansible-playbook playbooks/export.yml", "not make's own word"
-    verbs = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    asked = subprocess.run(["make", "help"], cwd=ROOT, env=SHELL, capture_output=True, text=True, timeout=60)
+    verbs = asked.stdout
     line = next(each for each in verbs.splitlines() if "status watch" in each)
     assert all((ROOT / f"playbooks/{verb}.yml").exists() for verb in line.split()[1:])
     assert "No rule to make target" in typed("clean")
