@@ -6,6 +6,7 @@ The tests build on each other: an address is tried and lost, the node moves, it 
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs import Lab, changed, wait_until
+from tests.labs import ROOT, Lab, changed, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -75,6 +76,18 @@ def profile() -> str:
 
 def autoconnect(name: str) -> str:
     return inside(NODE, f"nmcli -g connection.autoconnect connection show {name}")
+
+
+def test_packets_that_the_lan_does_not_carry_are_seen(node):
+    """The LAN of the lab does 1500; tests/vm/test_netplan.py shows what the playbook says then."""
+    script = base64.b64encode((ROOT / "roles/netplan/files/large.py").read_bytes()).decode()
+    look = f"echo {script} | base64 -d | python3 - {{}} {node['gateway']} {node['address'].rpartition('.')[0]}.200"
+    inside(NODE, f"ip link set {NIC} mtu 9000")
+    try:
+        assert inside(NODE, look.format(9000)) == node["gateway"], "the other one is not there at all"
+        assert inside(NODE, look.format(1500)) == ""
+    finally:
+        inside(NODE, f"ip link set {NIC} mtu 1500")
 
 
 def test_an_address_that_cannot_be_reached_is_taken_back(node, tmp_path):

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from paths import ROOT
 
-# As typed in a shell: run by `make test`, make would pass its own flags on and say which directory it enters and leaves.
+# As typed in a shell. By `make test` this make would get that one's flags, and say which folder it enters and leaves.
 SHELL = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 
 # In place of python3, because an old one cannot be installed here: it answers as one would, up to the step that fails.

@@ -24,9 +24,16 @@ lab, inside = LAB.command, LAB.inside
 NIC = "enp0s2"
 
 
-def site(over: Path | None = None) -> subprocess.CompletedProcess[str]:
+def over(folder: Path, hosts: dict[str, dict]) -> Path:
+    """An inventory with variables of these hosts."""
+    file = folder / "over.yml"
+    file.write_text(json.dumps({"all": {"hosts": hosts}}))
+    return file
+
+
+def site(laid_over: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The part of site.yml that is about addresses, over the lab's inventory and one laid over it."""
-    inventory = ["inventory/lab", *([over] if over else [])]
+    inventory = ["inventory/lab", *([laid_over] if laid_over else [])]
     return LAB.playbook("site.yml", "--tags", "netplan", inventory=inventory, check=False)
 
 
@@ -109,9 +116,7 @@ def test_a_cable_that_is_out_is_said(right):
 
 
 def test_the_playbook_refuses_it_too_and_touches_nothing(nodes, tmp_path):
-    over = tmp_path / "over.yml"
-    over.write_text(f"all: {{hosts: {{node2: {{cluster_nameservers: [{nodes['node1']['address']}]}}}}}}\n")
-    done = site(over)
+    done = site(over(tmp_path, {"node2": {"cluster_nameservers": [nodes["node1"]["address"]]}}))
     assert done.returncode != 0
     assert f"node2: name server {nodes['node1']['address']} (cluster_nameservers) does not answer" in done.stdout
     for node in nodes:
@@ -130,29 +135,48 @@ def test_the_installers_settings_are_set_aside_and_the_address_stays(nodes):
         assert inside(name, "systemctl is-active minos-netplan-restore.timer; true") == "inactive"
 
 
-def test_an_address_that_cannot_be_reached_is_taken_back(nodes, right, tmp_path):
-    """Nothing leads from here to .200, as where a switch or a VLAN does not carry the new network."""
-    over = tmp_path / "over.yml"
-    settings = {"ansible_host": f"{right['network']}.200", "cluster_ip": f"{right['network']}.200"}
-    settings |= {"first_contact": nodes["node2"]["address"]}
-    over.write_text(json.dumps({"all": {"hosts": {"node2": settings}}}))
-    done = site(over)
+def test_large_packets_that_the_lan_does_not_carry_are_said(nodes, tmp_path):
+    """Nobody is cut off by them: SSH agrees with each end on what that end can do, and this end can do 1500."""
+    done = site(over(tmp_path, {name: {"cluster_mtu": 9000} for name in nodes}))
     assert done.returncode != 0
-    assert f"node2: {right['network']}.200/24 on {NIC} did not work" in done.stdout
-    assert f"It has gone back to its old settings and answers at {nodes['node2']['address']}." in done.stdout
-    assert address_of("node2") == [f"{nodes['node2']['address']}/24"]
-    assert inside("node2", "ls /run/netplan") == ""
+    for name, other in (("node1", "node2"), ("node2", "node1")):
+        assert inside(name, f"cat /sys/class/net/{NIC}/mtu") == "9000", "otherwise nothing was tried"
+        assert f"{name}: packets of 9000 bytes do not reach {nodes[other]['address']}, small ones do" in done.stdout
+    again = site()
+    assert again.returncode == 0, again.stdout[-3000:]
+    assert [inside(name, f"cat /sys/class/net/{NIC}/mtu") for name in nodes] == ["1500", "1500"]
+
+
+# What no look can know beforehand. Nothing leads from here to .200, as where a switch or a VLAN does not carry the new
+# network; node1 is no router, so what goes through it to this end is lost.
+LOST = {
+    "an address that cannot be reached": {"ansible_host": "{}.200", "cluster_ip": "{}.200", "first_contact": "{}.12"},
+    "a route that leads the answers astray": {"cluster_routes": [{"to": "{}.1/32", "via": "{}.11"}]},
+}
+
+
+@pytest.mark.parametrize("mistake", LOST.values(), ids=LOST)
+def test_what_cuts_a_node_off_is_taken_back(mistake, nodes, right, tmp_path):
+    address = nodes["node2"]["address"]
+    assert (address, right["gateway"]) == (f"{right['network']}.12", f"{right['network']}.1")
+    settings = json.loads(json.dumps(mistake).replace("{}", right["network"]))
+    before = inside("node2", "cat /etc/netplan/60-minos.yaml")
+    done = site(over(tmp_path, {"node2": settings}))
+    assert done.returncode != 0
+    assert f"node2: {settings.get('cluster_ip', address)}/24 on {NIC} did not work" in done.stdout
+    assert f"It has gone back to its old settings and answers at {address}." in done.stdout
+    assert address_of("node2") == [f"{address}/24"]
+    assert inside("node2", "ls /run/netplan; cat /etc/netplan/60-minos.yaml") == before
 
 
 def test_a_node_moves_and_stays_there_over_a_sudden_reboot(nodes, right, tmp_path):
-    over = tmp_path / "over.yml"
     spare = nodes["node2"]["spare_address"]
     settings = {"ansible_host": spare, "cluster_ip": spare, "first_contact": nodes["node2"]["address"]}
-    over.write_text(json.dumps({"all": {"hosts": {"node2": settings}}}))
-    done = site(over)
+    moved = over(tmp_path, {"node2": settings})
+    done = site(moved)
     assert done.returncode == 0, done.stdout[-3000:]
     assert address_of("node2") == [f"{spare}/24"]
-    again = site(over)
+    again = site(moved)
     assert re.search(r"node2 .*changed=0 ", again.stdout), again.stdout[-3000:]
     before = inside("node2", "sync; cat /proc/sys/kernel/random/boot_id")
     # The lab's own `start` would wait for SSH at the address that the node has left.
@@ -179,11 +203,9 @@ def test_reset_goes_back_to_ours_where_nobody_comes_in_on_the_old_settings(nodes
 
 
 def test_reset_gives_the_installers_settings_back(nodes, tmp_path):
-    over = tmp_path / "over.yml"
     spare, old = nodes["node2"]["spare_address"], nodes["node2"]["address"]
     settings = {"ansible_host": spare, "cluster_ip": spare, "first_contact": old}
-    over.write_text(json.dumps({"all": {"hosts": {"node2": settings}}}))
-    inventory = ["inventory/lab", over]
+    inventory = ["inventory/lab", over(tmp_path, {"node2": settings})]
     done = LAB.playbook("playbooks/reset.yml", "-l", "node2", "-e", "sure=true", inventory=inventory, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     assert address_of("node2") == [f"{old}/24"]
