@@ -307,6 +307,6 @@ def test_reset_gives_them_back_as_they_were(virgin):
     """Server and client of NFS, and the addresses of all, each over the connection that it changes."""
     assert virgin, "the lab was not bare when these tests first saw it"
     LAB.playbook("playbooks/reset.yml", "-e", f"sure=true remove_data=true remove_data_really={SHARE}")
-    for node, before in virgin.items():
-        assert differences(before, look(node), explained=(*EXPLAINED, USED)) == [], node
+    found = {node: differences(before, look(node), explained=(*EXPLAINED, USED)) for node, before in virgin.items()}
+    assert found == dict.fromkeys(virgin, []), json.dumps(found, indent=1)
     assert inside(HEAD, f"ls -A {SHARE}") == ""
