@@ -25,11 +25,16 @@ def loaded(name: str) -> ModuleType:
     return module
 
 
-def moved(module: ModuleType, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let all its paths be below `tree`, where there is a network interface."""
+def below(module: ModuleType, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all its paths be below `tree`: nothing of this machine's own is touched."""
     for name, value in list(vars(module).items()):
         if isinstance(value, Path):
             monkeypatch.setattr(module, name, tree / value.relative_to("/"))
+
+
+def moved(module: ModuleType, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all its paths be below `tree`, where there is a network interface."""
+    below(module, tree, monkeypatch)
     link = tree / "sys/class/net" / NIC
     link.mkdir(parents=True)
     (link / "address").write_text(MAC + "\n")

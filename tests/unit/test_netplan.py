@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from guard import FILES, MAC, NIC, STANZAS, Asked, Guard, loaded, moved
+from guard import FILES, MAC, NIC, STANZAS, Asked, Guard, below, loaded, moved
 from paths import ROOT
 from rendering import evaluated
 
@@ -30,8 +30,11 @@ DESKTOP = {"network": {"version": 2, "renderer": "NetworkManager"}}
 
 
 @pytest.fixture
-def guard():
-    return loaded("minos-netplan")
+def guard(tmp_path, monkeypatch):
+    program = loaded("minos-netplan")
+    below(program, tmp_path / "tree", monkeypatch)
+    program.STATE.mkdir(parents=True)
+    return program
 
 
 @pytest.mark.parametrize(
@@ -282,6 +285,24 @@ def test_the_size_of_packets_comes_back(kept, machine):
     machine.ran.clear()
     machine.use_old(json.loads(machine.BEFORE.read_text()) if kept else {"interface": NIC, "mtu": 1500, **NOBODY})
     assert back not in machine.ran, "a NIC may lose its link over it"
+
+
+def test_packets_have_their_size_from_before_us_where_we_say_none_any_more(machine):
+    back, mtu = ("ip", "link", "set", "dev", NIC, "mtu", "1500"), machine.LINKS / NIC / "mtu"
+    machine.change(mtu=9000)
+    mtu.write_text("9000\n")
+    machine.keep(None)
+    machine.change(mtu=9000)
+    assert back not in machine.ran
+    machine.keep(None)
+    machine.change()
+    assert back in machine.ran, "networkd leaves the last one"
+    mtu.write_text("1500\n")
+    machine.keep(None)
+    machine.ran.clear()
+    mtu.write_text("1400\n")  # by its owner
+    machine.change()
+    assert not [command for command in machine.ran if "mtu" in command]
 
 
 NOBODY = {"owner": "nobody", "networkd": False}
