@@ -26,7 +26,8 @@ def test_netplan_the_address_is_static(host, told):
 
 
 def test_netplan_no_guard_is_waiting_to_take_the_address_back(host):
-    assert not host.service("minos-netplan-restore.timer").is_running
+    for unit in ("minos-netplan-restore", "minos-netplan-restore-again"):
+        assert not host.service(f"{unit}.timer").is_running
     assert not host.file("/run/netplan/60-minos.yaml").exists
 
 

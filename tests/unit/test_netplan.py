@@ -305,6 +305,17 @@ def test_packets_have_their_size_from_before_us_where_we_say_none_any_more(machi
     assert not [command for command in machine.ran if "mtu" in command]
 
 
+def test_the_way_back_can_be_armed_from_within_the_way_back(machine, monkeypatch):
+    """As `redo` does, which the timer starts: systemd makes no unit anew that runs."""
+    monkeypatch.setattr(machine.program, "active", lambda unit: unit == "minos-netplan-restore.service")
+    machine.change()
+    (armed,) = (command for command in machine.ran if command[0] == "systemd-run")
+    assert "--unit=minos-netplan-restore-again" in armed
+    machine.ran.clear()
+    machine.keep(None)
+    assert ("systemctl", "stop", "minos-netplan-restore-again.timer") in machine.ran
+
+
 NOBODY = {"owner": "nobody", "networkd": False}
 MORE = "auto eth1\niface eth1 inet dhcp\nsource *\n"
 
