@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from paths import ROOT
+from rendering import task
 
 NODES = ("node1", "node2", "node3")
 PLAY = [
@@ -93,3 +94,19 @@ def test_a_job_that_is_nowhere_is_said(cluster):
     done = cluster.compare("-e", "parity_job=minos-test-nothing")
     assert done.code != 0
     assert "job=minos-test-nothing: no node has a job of that name" in done.said
+
+
+def test_what_is_sent_is_read_before_the_node_answers():
+    """Ansible writes it when it gets to it: on a busy node the shell had ended by then, and that was the answer."""
+    command = task(
+        "parity",
+        "main",
+        "Ask the node what it runs with",
+        parity_python="python3",
+        parity_job="minos-test-nothing",
+        parity_jobs_path="/nowhere",
+        __parity_paths={"code": "", "config": ""},
+    )
+    with subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.PIPE, text=True) as shell:
+        shell.stdin.write("#" * 2**20)  # more than a pipe holds, so that who has ended is noticed each time
+    assert shell.returncode == 3
