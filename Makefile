@@ -10,6 +10,8 @@ LAB := $(BIN)/python -m lab
 PLAYBOOK := $(BIN)/ansible-playbook -i inventory/lab
 PYTEST := $(BIN)/pytest
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Where it is set (as in many images of Python), each start of Ansible and of a worker would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## list the targets
@@ -49,7 +51,7 @@ test-unit: venv-dev ## tests without nodes
 		|| echo "bindfs cannot be installed: the tests of a shared directory that hangs are skipped"
 	@command -v chromium >/dev/null || { $(SUDO) apt-get -qq update && $(SUDO) apt-get -qq install --yes --no-install-recommends chromium >/dev/null; } \
 		|| echo "chromium cannot be installed: TensorBoard is not looked at in a browser"
-	$(PYTEST) tests/unit --numprocesses=auto --dist=loadfile
+	$(PYTEST) tests/unit --numprocesses=auto --dist=loadfile --no-loadscope-reorder --durations=12
 
 # Two files at a time, each with a lab of its own: Ansible waits for its nodes most of the time.
 test-lab: venv-dev ## tests with throw-away nodes (root or sudo)

@@ -78,8 +78,19 @@ def run_recipe(module: str, purpose: str, recipe: Callable[[Config, Folders], st
                 require_progress(state)
                 outcome = recipe(config, folders)
                 distributed.end()
-    if outcome == "leaving":
-        sys.exit(GONE)  # after a signal: saved, not finished
+    _leave(GONE if outcome == "leaving" else 0)  # GONE after a signal: saved, not finished
+
+
+def _leave(status: int) -> None:
+    """End the process as it is, without taking Python apart.
+
+    DDP keeps the process group beyond its end, and with it gloo's threads. One that still lets go of the tensor of the
+    last collective needs Python's lock for that, and where Python is over by then the process ends with SIGABRT
+    (https://github.com/pytorch/pytorch/issues/190489): torchrun would start all workers again for nothing.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _parse_arguments(module: str, purpose: str) -> argparse.Namespace:
