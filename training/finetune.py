@@ -351,9 +351,9 @@ def recipe(config: Config, folders: Folders) -> str:
 
 
 @record
-def main() -> None:
-    lifecycle.run_recipe("training.finetune", __doc__.splitlines()[0], recipe)
+def main() -> int:
+    return lifecycle.run_recipe("training.finetune", __doc__.splitlines()[0], recipe)
 
 
 if __name__ == "__main__":
-    main()
+    lifecycle.leave(main())

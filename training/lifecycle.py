@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from training import config as configuration
 from training import distributed
@@ -62,10 +63,10 @@ def stop_recorded(job_dir: Path) -> bool:
     return any(path.name == STOP_FILE for path in job_dir.iterdir())
 
 
-def run_recipe(module: str, purpose: str, recipe: Callable[[Config, Folders], str]) -> None:
-    """The command line of `python -m module`: run `recipe` and record how it ended.
+def run_recipe(module: str, purpose: str, recipe: Callable[[Config, Folders], str]) -> int:
+    """The command line of `python -m module`: run `recipe` and record how it ended; returns what to `leave` with.
 
-    It returns `done`, `stopped` (the job shall end) or `leaving` (only this start ends).
+    The recipe returns `done`, `stopped` (the job shall end) or `leaving` (only this start ends).
     """
     options = _parse_arguments(module, purpose)
     folders = Folders(job=options.job_dir, local=options.local_dir, prepared=options.prepared)
@@ -78,10 +79,10 @@ def run_recipe(module: str, purpose: str, recipe: Callable[[Config, Folders], st
                 require_progress(state)
                 outcome = recipe(config, folders)
                 distributed.end()
-    _leave(GONE if outcome == "leaving" else 0)  # GONE after a signal: saved, not finished
+    return GONE if outcome == "leaving" else 0  # GONE after a signal: saved, not finished
 
 
-def _leave(status: int) -> None:
+def leave(status: int) -> NoReturn:
     """End the process as it is, without taking Python apart.
 
     DDP keeps the process group beyond its end, and with it gloo's threads. One that still lets go of the tensor of the

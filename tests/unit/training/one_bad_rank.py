@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from training import finetune
+from training import finetune, lifecycle
 from training.models import SummedLoss
 
 healthy = SummedLoss.forward
@@ -27,4 +27,4 @@ forward.training_calls = 0
 SummedLoss.forward = forward
 
 if __name__ == "__main__":
-    finetune.main()
+    lifecycle.leave(finetune.main())

@@ -18,7 +18,7 @@ def recipe(config, folders):
     print("its last line", end="")
     return {outcome!r}
 
-lifecycle.run_recipe("training.nothing", "", recipe)
+lifecycle.leave(lifecycle.run_recipe("training.nothing", "", recipe))
 """
 
 

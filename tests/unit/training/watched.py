@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from training import finetune
+from training import finetune, lifecycle
 from training.data import Packed
 
 WATCH = Path(os.environ["WATCH"])
@@ -49,4 +49,4 @@ finetune.train_step = train_step
 torch.nn.utils.clip_grad_norm_ = clip
 
 if __name__ == "__main__":
-    finetune.main()
+    lifecycle.leave(finetune.main())
