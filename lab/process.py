@@ -16,6 +16,8 @@ from lab.config import LabError
 
 MARK = "MINOS_LAB_PROCESS"
 HELPER = "helper"  # a short-lived child of a command; found alive by the next command, it is an orphan
+EXEC_PATIENCE = 5.0  # seconds
+ENV_END = 51 - 3  # proc_pid_stat(5) counts from 1; the first field after the name is number 3
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,31 @@ def _role(lab: str, pid: int) -> str | None:
     try:
         if Path(f"/proc/{pid}").stat().st_uid != 0:
             return None
-        for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        for variable in _environment(pid).split(b"\0"):
             if variable.startswith(prefix):
                 return variable[len(prefix) :].decode(errors="replace")
     except OSError:  # ended meanwhile, or a kernel thread
         return None
     return None
+
+
+def _environment(pid: int) -> bytes:
+    """A live process's environment; raises OSError for one that has none of its own (ended, or a kernel thread).
+
+    While a process turns into another program (execve) it has none for a moment, tens of milliseconds on a busy
+    machine, and a node that has just been switched on would count as off.
+    """
+    environment = Path(f"/proc/{pid}/environ")
+    if found := environment.read_bytes():
+        return found
+    deadline = time.monotonic() + EXEC_PATIENCE
+    while _turns_into_a_program(pid) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return environment.read_bytes()
+
+
+def _turns_into_a_program(pid: int) -> bool:
+    """True between the moment it has the new program's file and the one in which its environment is in place."""
+    Path(f"/proc/{pid}/exe").readlink()  # raises OSError for a zombie and for a kernel thread
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(after_name[ENV_END]) == 0

@@ -78,6 +78,7 @@ def up(paths: Paths, wanted: Wanted, settings: HostSettings) -> None:
         _create(lab, missing)
         for node in lab.all_nodes():
             if not node.is_on():
+                node.pull_plug()  # what a killed `down` left of it could still answer, and be taken for the new one
                 node.start()
         wait_for_login(lab, list(lab.state.nodes))
         lab.state.ready = True

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -379,7 +379,11 @@ def test_interrupted_down_then_down_leaves_nothing(host_before):
 
 def test_interrupted_image_build_leaves_no_process_and_no_mount(host_before, tmp_path):
     cache = tmp_path / "cache"
-    interrupt("up", signal.SIGKILL, 6, MINOS_LAB_CACHE=str(cache))
+    lab("down")  # nodes that an earlier test left need no image
+    log = cache / "building" / "log"
+    interrupt(
+        "up", signal.SIGKILL, lambda: log.exists() and "extracting" in log.read_text(), MINOS_LAB_CACHE=str(cache)
+    )
     assert (cache / "building").is_dir(), "the build was not under way"
     wait_until(lambda: not any("mmdebstrap" in line or str(cache) in line for line in traces()["ours"]["processes"]))
     subprocess.run(lab_command("down"), cwd=ROOT, env=environment(MINOS_LAB_CACHE=str(cache)), check=True)
@@ -388,8 +392,8 @@ def test_interrupted_image_build_leaves_no_process_and_no_mount(host_before, tmp
     assert after["host"] == host_before
 
 
-def interrupt(verb: str, how: signal.Signals, seconds: float, **more: str) -> None:
-    """Start a lab command and signal it, and nothing else, after some seconds."""
+def interrupt(verb: str, how: signal.Signals, when: float | Callable[[], bool], **more: str) -> None:
+    """Start a lab command and signal it, and nothing else, after some seconds or when something holds."""
     count = ["-n", "2"] if verb == "up" else []
     command = subprocess.Popen(
         lab_command(verb, *count),
@@ -398,10 +402,15 @@ def interrupt(verb: str, how: signal.Signals, seconds: float, **more: str) -> No
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    time.sleep(seconds)
-    if command.poll() is None:
-        run_as_root("kill", f"-{how.value}", str(command.pid))
-    command.wait(timeout=60)
+    try:
+        if callable(when):
+            wait_until(when)
+        else:
+            time.sleep(when)
+    finally:
+        if command.poll() is None:
+            run_as_root("kill", f"-{how.value}", str(command.pid))
+        command.wait(timeout=60)
 
 
 def background(node: str, command: str) -> subprocess.Popen[str]:
