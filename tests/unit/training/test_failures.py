@@ -328,12 +328,13 @@ def test_a_peers_own_failure_stays_the_first(node):
 
 def test_what_a_node_saw_of_an_earlier_start_of_the_job_does_not_count(node):
     """Neither what another node wrote down then, nor what this one's journal still holds."""
-    JobState(node.job).change(lambda state: state | {"started": "2026-01-01T00:00:00+00:00"})
-    node([line(KILLED, time.time() - 100)], "activating")
+    JobState(node.job).change(lambda state: state | {"started": "2026-01-01T00:00:00+00:00", "state": "running"})
+    node([line(KILLED, time.time() - 2)], "activating")  # not told apart by its time: clocks differ
     file = node.job / "failures/node2.json"
     file.rename(file.with_name("node1.json"))
     JobState(node.job).claim("run-2", "run-1", "job", ["node1", "node2"], nnodes_min=2)
     JobState(node.job).fail("RuntimeError: Connection reset by peer", "node1", 0, "run-2")
+    node([line(KILLED, time.time() - 100)], "inactive")  # of the first start, and too late
     assert main([str(node.job), "--node=node2", "--unit=minos-train@job.service", "--run-id=run-2"]) == 0
     assert JobState(node.job).read()["reason"] == "RuntimeError: Connection reset by peer"
 
