@@ -160,7 +160,7 @@ def test_who_trains_looks_up_when_the_job_has_failed(store):
 
 
 def test_who_trains_looks_up_also_in_a_rendezvous_that_torchrun_has_closed(store, tmp_path):
-    agents = [handler(store, "r1.0") for _ in range(2)]
+    agents = [handler(store, "r1.0", last_call_timeout=2) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda agent: agent.next_rendezvous(), agents))
     close(store, "r1.0")
