@@ -255,6 +255,13 @@ BAD = {
         "tensorboard_from holds 'studio'",
         "such as 192.168.1.0/24",
     ),
+    "everywhere": (shared("firewall_ssh_from: [0.0.0.0/0]"), 10, "firewall_ssh_from holds '0.0.0.0/0'", "write any"),
+    "a netmask": (
+        shared("firewall_ssh_from: [10.0.0.0/255.0.0.0]"), 10, "holds '10.0.0.0/255.0.0.0'", "write 10.0.0.0/8"),
+    "a machine in a network": (
+        shared("firewall_ssh_from: [192.168.1.7/24]"), 10, "holds '192.168.1.7/24'", "write 192.168.1.0/24"),
+    "long IPv6": (
+        own("firewall_ssh_from: [any, 2001:DB8::0/32]"), 20, "node2: firewall_ssh_from", "write 2001:db8::/32"),
     "visitors of loopback": (
         shared("tensorboard_from: [192.168.7.0/24]"),
         10,
@@ -346,7 +353,9 @@ FINE = {
     "TensorBoard on the network": shared(
         "tensorboard_address: '{{ cluster_ip }}'\n        tensorboard_from: [192.168.7.0/24, any]"
     ),
-    "options of roles": shared("python_env_variant: cpu\n        firewall_ssh_from: [10.0.0.0/8]"),
+    "options of roles": shared(
+        "python_env_variant: cpu\n        firewall_ssh_from: [10.0.0.0/8, 10.0.0.9/32, fd00::9]"
+    ),
     "numbers in quotes": shared("netplan_rollback_seconds: '120'\n        cluster_uid: '2700'"),
     "full names": [("node2:", "node2.lab.example.org:")],
 }

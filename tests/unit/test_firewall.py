@@ -53,11 +53,22 @@ def test_the_owners_rules_stay_his():
     assert stale(*own) == []
 
 
+def test_a_port_that_the_owner_limits_or_logs_stays_so():
+    """ufw would put our `allow` in the place of his rule, and reset would take it away: nobody would get in."""
+    for own in ("ufw limit 22/tcp", "ufw allow log 22/tcp", "ufw limit log-all 22/tcp comment 'mine'"):
+        assert missing(own) == RULES[1:]
+        assert stale(own) == []
+    assert missing("ufw deny 22/tcp") == RULES, "or enabling ufw would shut us out"
+    assert missing("ufw limit from 10.0.0.1") == RULES, "members are not counted"
+    some = {"firewall_ssh_from": ["10.0.0.0/24"]}
+    assert missing("ufw limit from 10.0.0.0/24 to any port 22 proto tcp", **some) == RULES[1:]
+
+
 def test_ssh_from_some_places_only_takes_the_rule_for_all_back():
-    options = {"firewall_ssh_from": ["10.0.0.0/24", "fd00::/64", "10.0.0.9/32"]}
+    options = {"firewall_ssh_from": ["10.0.0.0/24", "fd00::/64", "2001:db8::/32", "10.0.0.9/32", "fd00::9/128"]}
     wanted = [
         f"ufw allow from {source} to any port 22 proto tcp comment 'minos: ssh'"
-        for source in ("10.0.0.0/24", "fd00::/64", "10.0.0.9")
+        for source in ("10.0.0.0/24", "fd00::/64", "2001:db8::/32", "10.0.0.9", "fd00::9")
     ]
     assert missing(*RULES, **options) == wanted
     assert stale(*RULES, **options) == ["ufw allow 22/tcp"]

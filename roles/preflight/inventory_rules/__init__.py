@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
-from . import addresses, groups, names, paths, plaintext, public, served, spelling, values
+from . import addresses, groups, names, paths, plaintext, public, served, sources, spelling, values
 from .inventory import Inventory
 from .options import known_names, prefixes, role_options
 
@@ -42,6 +42,7 @@ def findings(inventory: Inventory) -> list[str]:
                 *public.check(inventory),
                 *paths.check(inventory),
                 *values.check(inventory, options),
+                *sources.check(inventory),
                 *served.check(inventory),
                 *plaintext.check(inventory),
                 *spelling.check(inventory, known_names(options), prefixes()),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
-from typing import Any
 
+from . import sources
 from .inventory import Inventory, shown
 from .values import number
 
@@ -41,22 +40,10 @@ def port(inventory: Inventory, head: str) -> Iterator[str]:
 
 def visitors(inventory: Inventory, head: str) -> Iterator[str]:
     value = inventory.get(head, "tensorboard_from")
-    if not isinstance(value, list):  # another rule says so
-        return
     where = f"{inventory.at(head, 'tensorboard_from')}tensorboard_from"
-    for source in value:
-        if source != "any" and not network(source):
-            yield f"{where} holds {shown(source)}: write addresses or networks, such as 192.168.1.0/24, or any"
+    yield from sources.misspelt(where, value)
     if value and inventory.get(head, "tensorboard_address") == LOOPBACK:
         yield (
             f"{where} lets others in, and tensorboard_address is {LOOPBACK}: write the head's own address there "
             f"({inventory.get(head, 'cluster_ip')}), or leave tensorboard_from empty"
         )
-
-
-def network(value: Any) -> bool:
-    try:
-        ipaddress.ip_network(str(value))
-        return True
-    except ValueError:
-        return False
