@@ -40,13 +40,23 @@ def evaluated(role: str, name: str, **variables: Any) -> Any:
     return templar(role, **variables).template(trust_as_template("{{ " + name + " }}"))
 
 
+def _task(role: str, file: str, name: str) -> dict[str, Any]:
+    tasks = yaml.safe_load((ROOT / "roles" / role / "tasks" / f"{file}.yml").read_text())
+    (found,) = (each for each in tasks if each["name"] == name)
+    return found
+
+
+def asserted(role: str, file: str, name: str, **variables: Any) -> bool:
+    """Whether a task of roles/<role>/tasks/<file>.yml that refuses something lets this pass."""
+    found = _task(role, file, name)
+    told = templar(role, **variables, **_trusted(found.get("vars", {})))
+    that = found["ansible.builtin.assert"]["that"]
+    return all(told.template(trust_as_template("{{ " + each + " }}")) for each in that)
+
+
 def task(role: str, file: str, name: str, **variables: Any) -> Any:
     """The command, or the loop of a task without one, of roles/<role>/tasks/<file>.yml as a node would get it."""
-    (found,) = (
-        each
-        for each in yaml.safe_load((ROOT / "roles" / role / "tasks" / f"{file}.yml").read_text())
-        if each["name"] == name
-    )
+    found = _task(role, file, name)
     told = found.get("ansible.builtin.shell") or found["loop"]
     text = told["cmd"] if isinstance(told, dict) else told
     return templar(role, **variables).template(trust_as_template("#jinja2: trim_blocks: True\n" + text))
