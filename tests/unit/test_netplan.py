@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 from guard import FILES, MAC, NIC, STANZAS, Asked, Guard, below, loaded, moved
 from paths import ROOT
-from rendering import evaluated
+from rendering import evaluated, rendered
 
 CLOUD_INIT = {
     "network": {
@@ -27,6 +29,7 @@ SIX = {"network": {"ethernets": {"enp1s0": {"dhcp4": True, "dhcp6": True, "addre
 PLAIN = {"network": {"version": 2, "ethernets": {"enp1s0": {"dhcp4": True}}}}
 OTHER = {"network": {"ethernets": {"lan": {"match": {"macaddress": "52:54:00:00:00:09"}, "dhcp4": True}}}}
 DESKTOP = {"network": {"version": 2, "renderer": "NetworkManager"}}
+ADDED = {"network": DESKTOP["network"] | PLAIN["network"]}  # as Ubuntu's file looks once somebody has written into it
 
 
 @pytest.fixture
@@ -53,8 +56,9 @@ def guard(tmp_path, monkeypatch):
         (ALL, {"network": {"version": "2", "ethernets": {"all": {"match": {"name": "en*"}}}}}),
         (SIX, {"network": {"ethernets": {"enp1s0": {"dhcp6": "true"}}}}),
         (PLAIN, None),
+        (ADDED, {"network": {"version": "2", "renderer": "NetworkManager"}}),
     ],
-    ids=["cloud-init", "two interfaces", "by a pattern", "with IPv6", "nothing else"],
+    ids=["cloud-init", "two interfaces", "by a pattern", "with IPv6", "nothing else", "who renders all"],
 )
 def test_other_files_of_netplan_lose_the_interface_and_nothing_else(content, rest, guard, tmp_path, monkeypatch):
     monkeypatch.setattr(guard, "ETC", tmp_path)
@@ -139,6 +143,18 @@ def test_the_first_original_is_kept(guard, tmp_path, monkeypatch):
     assert not file.exists()
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_who_may_read_a_file_of_the_owner_stays(mode, guard, tmp_path):
+    """One for ifupdown may hold the key of a WiFi."""
+    file = tmp_path / "interfaces"
+    file.write_text("wpa-psk secret\n")
+    file.chmod(mode)
+    guard.replace(file, "# set aside\nwpa-psk secret\n")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (file, guard.original(file))] == [mode, mode]
+    guard.replace(file, "as netplan wants it\n", 0o600)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
 def look(**wanted: object) -> dict:
     given = {"address": "192.0.2.9/24", "interface": "", "gateway": "", "nameservers": [], "mtu": 0}
     given |= {"old": "", "after": False} | wanted
@@ -160,14 +176,21 @@ UUID = "626dd384-8b3d-3690-9511-192b2c79b3fd"
 OF_NM = {"renderer": "NetworkManager", "dhcp4": True, "networkmanager": {"uuid": UUID, "name": "Wired connection 1"}}
 
 
-def definitions(content: dict, tree: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
-    """Netplan's names of the interface in one file, each with the other interfaces that it is about."""
+def looking(tree: Path, monkeypatch: pytest.MonkeyPatch, **files: dict) -> ModuleType:
+    """look.py on a machine with three interfaces and these files of netplan."""
     look = loaded("look.py")
     moved(look, tree, monkeypatch)
     for link in (NIC, "enp2s0"):
         (tree / f"sys/class/net/{link}/device").mkdir(parents=True)
     (tree / "sys/class/net/docker0").mkdir()
-    (tree / f"etc/netplan/90-NM-{UUID}.yaml").write_text(yaml.safe_dump(content))
+    for name, content in files.items():
+        (tree / f"etc/netplan/{name}.yaml").write_text(yaml.safe_dump(content))
+    return look
+
+
+def definitions(content: dict, tree: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """Netplan's names of the interface in one file, each with the other interfaces that it is about."""
+    look = looking(tree, monkeypatch, **{f"90-NM-{UUID}": content})
     return [(name, others) for _, name, others in look.definitions(NIC, MAC)]
 
 
@@ -195,6 +218,74 @@ def test_a_match_is_read_as_netplan_does_on_both_sides(settings, others, guard, 
     assert definitions(content, tmp_path, monkeypatch) == ([] if others is None else [("lan", others)])
     monkeypatch.setattr(guard, "ETC", tmp_path / "etc/netplan")
     assert bool(guard.other_files(NIC, MAC)) == (others is not None)
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"00-installer": {NIC: {"dhcp4": True}}}, NIC),
+        ({"00-installer": {"lan": {"match": {"macaddress": MAC}}}, "60-minos": {NIC: {}}}, "lan"),
+        ({"60-minos": {NIC: {"dhcp4": False}}}, NIC),
+        ({"60-minos": {"minos": {"match": {"macaddress": MAC}}}}, ""),
+        ({"60-minos": {"enp2s0": {"dhcp4": False}}}, ""),
+        ({}, ""),
+    ],
+    ids=["the installer's", "by MAC, and ours", "ours alone", "ours by MAC", "ours of another one", "none"],
+)
+def test_a_second_run_calls_the_interface_what_the_first_did(files, name, tmp_path, monkeypatch):
+    written = {file: {"network": {"ethernets": content}} for file, content in files.items()}
+    assert looking(tmp_path, monkeypatch, **written).id_of(NIC, MAC) == name
+
+
+def test_ours_is_the_same_after_the_installers_file_is_gone(tmp_path, monkeypatch):
+    """Where the owner names the interface by its MAC, and the installer by its name."""
+    look = looking(tmp_path, monkeypatch, **{"00-installer": PLAIN})
+    told = {"netplan_address": "10.0.0.9/24", "netplan_interface": MAC, "inventory_hostname": "node1"}
+
+    def ours() -> str:
+        found = {"interface": NIC, "owner": "networkd", "links": {NIC: {"mac": MAC}}, "id": look.id_of(NIC, MAC)}
+        return rendered("netplan", "60-minos.yaml.j2", __netplan_found=found, **told)
+
+    first = ours()
+    assert NIC in yaml.safe_load(first)["network"]["ethernets"]
+    (tmp_path / "etc/netplan/60-minos.yaml").write_text(first)
+    (tmp_path / "etc/netplan/00-installer.yaml").unlink()
+    assert ours() == first
+
+
+@pytest.mark.parametrize(
+    ("leads_to", "owner", "resolved", "told"),
+    [
+        ("run/resolvconf/resolv.conf", "ifupdown", False, True),
+        ("run/resolvconf/resolv.conf", "networkd", False, False),
+        ("run/systemd/resolve/stub-resolv.conf", "ifupdown", True, False),
+        ("etc/my-servers", "ifupdown", False, False),
+        (None, "ifupdown", False, False),
+    ],
+    ids=["resolvconf", "networkd's before", "resolved", "a file of the owner's", "no link"],
+)
+def test_name_servers_that_would_be_gone_after_a_boot(leads_to, owner, resolved, told, tmp_path, monkeypatch):
+    look = looking(tmp_path, monkeypatch)
+    for name, answer in {
+        "active": lambda unit: resolved,
+        "somebody_has": lambda *_: None,
+        "answers_names": bool,
+    }.items():
+        monkeypatch.setattr(look, name, answer)
+    if leads_to:
+        look.RESOLV.symlink_to(tmp_path / leads_to)
+    wanted = {"address": "10.0.0.9/24", "gateway": "", "nameservers": ["10.0.0.1"], "mtu": 0, "old": "", "after": False}
+    facts = {
+        "mac": MAC,
+        "addresses": ["10.0.0.9/24"],
+        "static": ["10.0.0.9"],
+        "kind": "",
+        "carrier": True,
+        "max_mtu": 0,
+    }
+    found = list(look.problems_of(wanted, NIC, facts, {}, owner))
+    assert ["install systemd-resolved" in problem for problem in found] == [True] * told
+    assert list(look.problems_of(wanted | {"nameservers": []}, NIC, facts, {}, owner)) == []
 
 
 # --- changes that are kept, taken back and undone -------------------------------------------------------------------

@@ -23,6 +23,8 @@ import sys
 from pathlib import Path
 
 NETPLAN, LINKS = Path("/etc/netplan"), Path("/sys/class/net")
+RESOLV, RUN = Path("/etc/resolv.conf"), Path("/run")
+OURS, BY_MAC = "60-minos.yaml", "minos"
 LEAVE = "set static_ip: false for this node and keep its address fixed yourself"
 
 
@@ -96,6 +98,15 @@ def definitions(interface, mac):
                     yield file, name, [name]
 
 
+def id_of(interface, mac):
+    """What netplan calls it in somebody's file. Where we have emptied that since, ours has the name, or each run would
+    find another one; but not where it is the one that we give to a MAC (see the template).
+    """
+    named = [(file.name == OURS, name) for file, name, _ in definitions(interface, mac)]
+    theirs, ours = ([name for of_us, name in named if of_us is which] for which in (False, True))
+    return next((name for name in [*theirs, *ours] if name != BY_MAC), "")
+
+
 def mapping(value):
     return value if isinstance(value, dict) else {}
 
@@ -106,6 +117,13 @@ def matches(link, match, interface):
     driver = (device / "driver").resolve().name
     there = link == interface or device.exists()
     return there and Path(link).match(match.get("name", "*")) and Path(driver).match(match.get("driver", "*"))
+
+
+def told_by_ifupdown():
+    """The file in /run that resolv.conf leads to, where a program writes it with what ifupdown tells it at each boot."""
+    leads_to = RESOLV.resolve()
+    made = RESOLV.is_symlink() and leads_to.is_relative_to(RUN) and not active("systemd-resolved")
+    return leads_to if made else None
 
 
 def somebody_has(address, interface):
@@ -171,6 +189,8 @@ def problems_of(wanted, interface, facts, gateways, owner):
         yield f"nothing known configures {interface}, though it has {facts['static'][0]}: {LEAVE}"
     if gateway and not wanted["nameservers"] and len(facts["static"]) < len(facts["addresses"]):
         yield f"the name servers of {interface} came by DHCP, and cluster_nameservers is empty: write them there"
+    if wanted["nameservers"] and owner in ("ifupdown", "nobody") and (other := told_by_ifupdown()):
+        yield f"nobody would write cluster_nameservers to {other} (resolvconf): install systemd-resolved, or {LEAVE}"
     if wanted["after"] and gateway and gateways.get(interface) != gateway:
         yield f"its way out is {gateways.get(interface, 'gone')} and not cluster_gateway {gateway}"
     if not facts["carrier"]:
@@ -216,8 +236,7 @@ def main():
     else:
         facts = known[interface]
         found["owner"] = owner_of(interface)
-        defined = [name for file, name, _ in definitions(interface, facts["mac"]) if file.name != "60-minos.yaml"]
-        found["id"] = defined[0] if defined else ""
+        found["id"] = id_of(interface, facts["mac"])
         found["holds"] = wanted["address"].partition("/")[0] in bare(facts)
         if os.geteuid() == 0:
             found["problems"] = list(problems_of(wanted, interface, facts, gateways, found["owner"]))

@@ -1,7 +1,7 @@
 """From where others may come in: addresses and networks, spelt as the firewall spells them.
 
-ufw turns 0.0.0.0/0 into no address at all, a netmask into a length, and a network's machine into the network. Read back,
-such a rule is not the one that was asked for: it would be taken for an old one, and removed.
+ufw turns 0.0.0.0/0 into no address at all, a netmask into a length, and a network's machine into the network. Read
+back, such a rule is not the one that was asked for: it would be taken for an old one, and removed.
 """
 
 from __future__ import annotations
