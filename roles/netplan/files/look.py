@@ -120,7 +120,7 @@ def matches(link, match, interface):
 
 
 def told_by_ifupdown():
-    """The file in /run that resolv.conf leads to, where a program writes it with what ifupdown tells it at each boot."""
+    """The file in /run that resolv.conf leads to, where a program writes it by what ifupdown tells it at each boot."""
     leads_to = RESOLV.resolve()
     made = RESOLV.is_symlink() and leads_to.is_relative_to(RUN) and not active("systemd-resolved")
     return leads_to if made else None
