@@ -315,7 +315,7 @@ def run_to_end(run: Run) -> str:
     """From the newest checkpoint to the end of this start; returns what `train` returns."""
     folders, place = run.folders, run.place
     if place.is_main:
-        lifecycle.require_claimed(run.state, run.config)
+        lifecycle.require_claimed(run.state, run.config, folders.prepared_for())
         write_atomically(folders.job / "config.yaml", run.config.to_yaml())
     if distributed.agree(place, place.is_main and lifecycle.stop_recorded(folders.job)):
         if place.is_main:

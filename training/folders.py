@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -46,13 +47,17 @@ class Folders:
 
     def packed(self) -> Path | None:
         """The packed data that were prepared. Errors: UserError when they were not."""
-        return self.prepared and self.prepared / str(self._prepared("packed"))
+        return self.prepared and self.prepared / str(self._prepared["packed"])
+
+    def prepared_for(self) -> str:
+        """The digest of the config that the data were prepared for; empty where nobody has said."""
+        return str(self._prepared.get("config_sha256", "")) if self.prepared else ""
 
     def as_fetched(self, config: Config) -> Config:
         """`config` with the hub ids replaced by the directories that hold what was fetched."""
         if self.prepared is None:
             return config
-        fetched = {key: path for key in ("model", "tokenizer") if (path := self._prepared(key))}
+        fetched = {key: path for key in ("model", "tokenizer") if (path := self._prepared.get(key))}
         return dataclasses.replace(config, **fetched)
 
     def hand_over(self, record: Path) -> None:
@@ -65,9 +70,13 @@ class Folders:
             except OSError as error:
                 print(f"{record} stays here: {error}", flush=True)
 
-    def _prepared(self, key: str) -> str | None:
+    @functools.cached_property
+    def _prepared(self) -> dict[str, object]:
+        """Read once: another preparation may write it meanwhile, and all of it is to be of one."""
         file = self.prepared / PREPARED
         try:
-            return json.loads(file.read_text(encoding="utf-8")).get(key)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read ({error}); run `python -m training.prepare` again") from None
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            facts["packed"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: cannot be read ({error!r}); run `python -m training.prepare` again") from None
+        return facts

@@ -161,14 +161,18 @@ def ended_already(state: JobState, config: Config | None) -> bool:
     return False
 
 
-def require_claimed(state: JobState, config: Config) -> None:
-    """Asked by rank 0 once all have the same config. Errors: UserError where it is not the one that Minos claimed this
-    start with: of two train.yml at once, the one that was refused had written its settings before.
+def require_claimed(state: JobState, config: Config, prepared_for: str = "") -> None:
+    """Asked by rank 0 once all have the same config and data; `prepared_for`: the digest of the config of the latter.
+
+    Errors: UserError where it is not the one that Minos claimed this start with: of two train.yml at once, the one that
+    was refused had written its settings, or prepared its data, before.
     """
     content = state.read()
     claimed = content.get("config_sha256", "") if content.get("run_id") == os.environ.get("MINOS_RUN_ID") else ""
     if claimed not in ("", config.sha256()):
         raise UserError(f"the nodes have other settings {CHANGED}")
+    if claimed and prepared_for not in ("", claimed):
+        raise UserError(f"the data were prepared for other settings {CHANGED}")
 
 
 def require_progress(state: JobState) -> None:

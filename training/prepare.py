@@ -30,6 +30,7 @@ def prepared(config: Config, output: Path, models: Path) -> dict[str, object]:
     manifest = read_manifest(place)
     bad = sum(facts["bad"] for facts in manifest["sources"])
     facts = {"packed": place.name, "fingerprint": manifest["fingerprint"], **manifest["train"], "bad_rows": bad}
+    facts["config_sha256"] = config.sha256()
     facts["heldout_documents"] = manifest["heldout"]["documents"]
     # Only what was fetched: the other names in the config mean the same on every node.
     facts |= {key: path for key in ("model", "tokenizer") if (path := getattr(fetched, key)) != getattr(config, key)}

@@ -12,6 +12,7 @@ import yaml
 from tests.unit.training.tiny_tokenizer import tiny_tokenizer
 from training import data, prepare
 from training.config import Config
+from training.errors import UserError
 from training.folders import Folders
 from training.models import ModelError, load_tokenizer
 
@@ -90,6 +91,28 @@ def test_what_is_fetched_is_recorded_for_the_nodes(file, tmp_path, monkeypatch):
     assert facts["model"] == str(fetched) and "tokenizer" not in facts
     config = Config(**(yaml.safe_load(file.read_text()) | {"model": "some/model"}))
     assert Folders(job=output, prepared=output).as_fetched(config).model == str(fetched)
+
+
+def test_what_a_run_takes_is_all_of_one_preparation(file, tmp_path):
+    """Two train.yml at once: the second prepares while the first one's workers come."""
+    output = tmp_path / "job"
+    assert prepare.main(["--config", str(file), "--output", str(output)]) == 0
+    ours, config = Folders(job=output, prepared=output), Config(**yaml.safe_load(file.read_text()))
+    packed = ours.packed()
+    assert ours.prepared_for() == config.sha256()
+    assert prepare.main(["--config", str(file), "--output", str(output), "packing=false", "lr=0.5"]) == 0
+    assert (ours.packed(), ours.prepared_for()) == (packed, config.sha256())
+    theirs = Folders(job=output, prepared=output)
+    assert theirs.packed() != packed and theirs.prepared_for() != config.sha256()
+    assert Folders(job=output).prepared_for() == ""
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", None])
+def test_a_preparation_that_cannot_be_read_is_one_line(content, tmp_path):
+    if content is not None:
+        (tmp_path / "prepared.json").write_text(content)
+    with pytest.raises(UserError, match=r"prepared\.json: cannot be read .* run `python -m training\.prepare` again"):
+        Folders(job=tmp_path, prepared=tmp_path).packed()
 
 
 @pytest.mark.parametrize(

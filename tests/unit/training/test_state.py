@@ -258,6 +258,9 @@ def test_settings_that_another_command_has_written_are_not_trained_with(tmp_path
     lifecycle.require_claimed(state, ours)
     with pytest.raises(UserError, match=r"another train\.yml has changed them meanwhile"):
         lifecycle.require_claimed(state, theirs)
+    lifecycle.require_claimed(state, ours, ours.sha256())
+    with pytest.raises(UserError, match=r"the data were prepared for other settings .*another train\.yml"):
+        lifecycle.require_claimed(state, ours, theirs.sha256())
     monkeypatch.delenv("MINOS_RUN_ID")
     lifecycle.require_claimed(state, theirs)  # by hand nothing was claimed
 
