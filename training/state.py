@@ -9,7 +9,8 @@ holds
     started, updated, stepped (when it made its last step), train_seconds, mean_step_seconds,
     log_every (steps between two words of it),
     planned_nodes (those it was started on; `nodes` are those that train, by rank), furthest_step,
-    nnodes_min, given_up (nodes that will not try again),
+    nnodes_min, given_up (nodes that will not try again), without (those of planned_nodes that this start
+    leaves out, as they were off),
     starts (of its workers, since it was started), starts_without_step (in a row, up to now),
     resumed_at (the step from which the newest of them goes on);
     of somebody's own script (see script.py) also script, attempt, attempt_began, lasting_began (of
@@ -46,7 +47,7 @@ from training.files import write_atomically
 STATES = ("starting", "running", "done", "stopped", "failed")
 ENDED = ("done", "stopped", "failed")
 OF_THE_LAST_START = (
-    "given_up", "starts", "starts_without_step", "tried_from_step", "furthest_step", "nodes", "world_size",
+    "given_up", "without", "starts", "starts_without_step", "tried_from_step", "furthest_step", "nodes", "world_size",
 )  # fmt: skip
 THREADS = threading.Lock()
 CLAIM_SECONDS = 60  # that a start takes from its first word to its workers', at most; then another may take its place
@@ -113,8 +114,10 @@ class JobState:
         nnodes_min: int,
         config_sha256: str = "",
         wait: Callable[[float], None] = time.sleep,
+        without: Sequence[str] = (),
     ) -> str:
         """Begin a new start, of two at once only one: `instead_of` is the run id that was seen here, and did not run.
+        `without`: those of the nodes that are off, and are no part of it until train.yml takes them in.
 
         A start that is under way is waited for, until it has workers or takes too long. Returns why not, or nothing.
         """
@@ -133,17 +136,23 @@ class JobState:
                     now = _now()
                     fields = {"state": "starting", "run_id": run_id, "job": job, "planned_nodes": list(nodes)}
                     fields |= {"config_sha256": config_sha256} if config_sha256 else {}
+                    fields |= {"without": list(without)} if without else {}
                     self._write(content | fields | {"nnodes_min": nnodes_min, "started": now})
                     return ""
             wait(2)
             waited = True
 
-    def give_up(self, node: str, reason: str) -> bool:
-        """Note that `node` will not try again; the job has failed when too few are left. Returns whether it has."""
+    def give_up(self, node: str, reason: str, run_id: str = "") -> bool:
+        """Note that `node` will not try again; the job has failed when too few are left. Returns whether it has.
+
+        `run_id`: the start that it has given up; a later one begins anew.
+        """
         with self._locked():
             content = self.read()
+            if run_id and content.get("run_id") != run_id:
+                return False
             given_up = sorted({*content.get("given_up", []), node})
-            left = len(content.get("planned_nodes", [])) - len(given_up)
+            left = len({*content.get("planned_nodes", [])} - {*given_up, *content.get("without", [])})
             if content and content["state"] not in ENDED:
                 failed = {"state": "failed", "failed_node": node, "reason": reason}
                 lost = left < content.get("nnodes_min", 1)
@@ -178,11 +187,11 @@ class JobState:
             self._write(content | fields)
             return True
 
-    def explain(self, failure: Mapping[str, object]) -> None:
-        """Say better why the job has failed: `failure` has the fields of Failure.to_state()."""
+    def explain(self, failure: Mapping[str, object], run_id: str) -> None:
+        """Say better why this start of the job has failed: `failure` has the fields of Failure.to_state()."""
         with self._locked():
             content = self.read()
-            if content.get("state") == "failed":
+            if content.get("state") == "failed" and content.get("run_id", "") == run_id:
                 self._write({key: value for key, value in content.items() if key not in FIELDS} | failure)
 
     def change(self, how: Callable[[dict[str, object]], dict[str, object] | None]) -> dict[str, object]:

@@ -60,8 +60,9 @@ def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[
         if content["state"] == "starting" and state.fail(reason, node, run_id=run_id):
             send_home()
         return 1
-    if node in content.get("given_up", []):  # somebody has mended it
-        state.change(lambda now: now | {"given_up": [other for other in now.get("given_up", []) if other != node]})
+    for gone in ("given_up", "without"):  # somebody has mended it, or taken it in again
+        if node in content.get(gone, []):
+            state.change(lambda now, gone=gone: now | {gone: [other for other in now.get(gone, []) if other != node]})
     return 0
 
 

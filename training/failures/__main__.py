@@ -97,14 +97,14 @@ def look(job_dir: Path, node: str, unit: str, run_id: str) -> None:
     if found:
         write_atomically(own, json.dumps(found.to_record(run_id)) + "\n")
     if end == "failed":  # systemd tries no more
-        state.give_up(node, f"the unit {unit} gave up")
+        state.give_up(node, f"the unit {unit} gave up", run_id)
     if end == "ended" and not through(now, node):  # nor here, and the job knows nothing of an end
-        state.give_up(node, f"the unit {unit} ended, and the job has not")
+        state.give_up(node, f"the unit {unit} ended, and the job has not", run_id)
     now = state.read()
     first, written = first_failure(now, records(own.parent, run_id)), Failure.from_state(now)
     if first and written and first != written:
         again = written.cause and written.cause.name == "gave-up"
-        state.explain(first.to_state() | ({"reason": f"{first.what} ({written.what})"} if again else {}))
+        state.explain(first.to_state() | ({"reason": f"{first.what} ({written.what})"} if again else {}), run_id)
     print(f"{unit}: {end}; {found.what if found else 'no failure of its own'}", flush=True)
     if state.read().get("state") == "failed":
         send_home()  # or nodes that wait for this one would be busy with a job that has ended

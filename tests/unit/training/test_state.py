@@ -274,3 +274,25 @@ def test_a_node_that_gives_up_fails_the_job_when_too_few_are_left(tmp_path):
     assert state.give_up("node1", "its unit gave up")
     content = state.read()
     assert (content["state"], content["failed_node"], content["reason"]) == ("failed", "node1", "its unit gave up")
+
+
+def test_a_start_without_a_node_that_is_off_does_not_wait_for_it(tmp_path):
+    """resume.yml goes on with two of three: the third would not take part if it came back."""
+    state = JobState(tmp_path)
+    state.claim("r1", "", "demo", ["node1", "node2", "node3"], 2, without=["node3"])
+    assert state.give_up("node1", "its unit gave up") and state.read()["state"] == "failed"
+    state.claim("r2", "r1", "demo", ["node1", "node2", "node3"], 2)
+    assert "without" not in state.read() and not state.give_up("node1", "its unit gave up")
+
+
+def test_what_ends_an_earlier_start_does_not_end_this_one(tmp_path):
+    state = JobState(tmp_path)
+    state.claim("r1", "", "demo", ["node1"], 1)
+    state.claim("r2", "r1", "demo", ["node1"], 1)
+    assert not state.give_up("node1", "its unit gave up", "r1") and state.read()["state"] == "starting"
+    assert "given_up" not in state.read()
+    state.fail("of its own", "node1", run_id="r2")
+    state.explain({"reason": "of the first"}, "r1")
+    assert state.read()["reason"] == "of its own"
+    state.explain({"reason": "better said"}, "r2")
+    assert state.read()["reason"] == "better said"

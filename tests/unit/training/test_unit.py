@@ -109,6 +109,12 @@ def test_a_node_that_was_mended_has_not_given_up(job):
     assert JobState(job).read()["given_up"] == ["node3"]
 
 
+def test_a_node_that_train_yml_has_taken_in_again_is_part_of_it(job):
+    JobState(job).change(lambda state: state | {"without": ["node2", "node3"]})
+    assert ask(job, run_id="another") == 1 and JobState(job).read()["without"] == ["node2", "node3"]
+    assert ask(job) == 0 and JobState(job).read()["without"] == ["node3"]
+
+
 def test_what_nobody_foresaw_is_tried_again(job, monkeypatch, capsys):
     """Every other status would let systemd take the unit for one that has nothing to do."""
     monkeypatch.setattr(unit, "_runs_already", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
