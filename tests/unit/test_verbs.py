@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -152,6 +153,21 @@ def test_a_whole_job_goes_only_when_that_was_said_twice(cluster):
     assert (cluster.jobs / "demo").exists()
 
 
+def test_a_job_that_was_started_while_its_owner_was_asked_stays(cluster):
+    """The look before the question is of a copy of the share; the job has been resumed since."""
+    before = cluster.path / "before"
+    shutil.copytree(cluster.path / "shared", before)
+    JobState(cluster.old).claim("old-2", "old-1", "old", list(NODES), 1)
+    JobState(cluster.old).progress(state="running", step=91)
+    removal = "job_clean_job=old job_clean_everything=true job_clean_sure=true"
+    done = cluster.verb("job_clean", "-e", removal, "-e", f"job_look_shared={before}")
+    assert done.code != 0 and "Job old: it was started again and is running. Nothing was removed." in done.said
+    assert (cluster.old / "model").exists() and (cluster.path / "node3/jobs/old").exists()
+    JobState(cluster.old).progress(state="done")  # whatever came of it, nobody was asked about that
+    done = cluster.verb("job_clean", "-e", removal, "-e", f"job_look_shared={before}")
+    assert done.code != 0 and (cluster.old / "model").exists()
+
+
 def test_results_are_fetched_and_checked_and_fetched_once(cluster):
     to = cluster.path / "results"
     done = cluster.verb("job_export", "-e", f"job_export_job=old job_export_to={to}")
@@ -265,7 +281,7 @@ def test_nothing_is_cleaned_through_a_head_whose_share_hangs():
     old = {"state": {"state": "done"}, "written": 0, "checkpoint": None, "figures": None}
     reader = look(share="answers")
     reader["answer"] |= {"time": 0, "jobs": {"old": old}}
-    assert clean.plan({"node1": look(), "node2": reader}, "old", "2", False, "node1") == (["old"], [])
+    assert clean.plan({"node1": look(), "node2": reader}, "old", "2", False, "node1")[:2] == (["old"], [])
     with pytest.raises(ValueError, match=r"node1, the head: its shared directory: hangs\. Nothing was removed"):
         clean.plan({"node1": look(share="hangs"), "node2": reader}, "old", "2", False, "node1")
 

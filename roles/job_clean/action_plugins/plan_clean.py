@@ -20,8 +20,11 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
 def plan(
     looks: Mapping[str, Mapping[str, Any]], job: str, keep: str, everything: bool, head: str
-) -> tuple[list[str], list[str]]:
-    """Return the jobs to clean, and why others are left alone. ValueError: one line that says what to write."""
+) -> tuple[list[str], list[str], str]:
+    """Return the jobs to clean, why others are left alone, and the run id of the last start of `job`.
+
+    ValueError: one line that says what to write.
+    """
     if not re.fullmatch(r"[1-9][0-9]{0,5}", keep):
         raise ValueError(f"keep={keep}: write how many valid checkpoints of a job shall stay, 1 or more")
     if everything and not job:
@@ -34,6 +37,7 @@ def plan(
     if seen["problem"]:
         raise ValueError(f"{seen['problem']}. Nothing was removed")
     jobs = {each["job"]: each["state"] for each in seen["jobs"]}
+    starts = {each["job"]: each.get("run_id") or "" for each in seen["jobs"]}
     parts = ("copies", "settings")
     local = {name for look in looks.values() for part in parts for name in (look.get("answer") or {}).get(part, {})}
     if job and job not in {*jobs, *local}:
@@ -46,18 +50,20 @@ def plan(
             chosen.append(name)
     if job and left:
         raise ValueError(left[0])
-    return chosen, left
+    return chosen, left, starts.get(job, "")
 
 
 class ActionModule(ActionBase):
-    """Arguments: looks (of ask_node with look.py, by name), job, keep, everything, head. Returns jobs and left."""
+    """Arguments: looks (of ask_node with look.py, by name), job, keep, everything, head. Returns jobs, left and
+    run_id.
+    """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         arguments = self._task.args
         texts = (str(arguments[name]) for name in ("job", "keep"))
         try:
-            jobs, left = plan(arguments["looks"], *texts, bool(arguments["everything"]), arguments["head"])
+            jobs, left, run_id = plan(arguments["looks"], *texts, bool(arguments["everything"]), arguments["head"])
         except ValueError as error:
             raise AnsibleActionFail(str(error)) from None
-        return result | {"changed": False, "jobs": jobs, "left": left}
+        return result | {"changed": False, "jobs": jobs, "left": left, "run_id": run_id}
