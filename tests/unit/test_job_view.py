@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import json
+import stat
 import sys
 
 import pytest
@@ -10,7 +12,7 @@ from paths import ROOT, action_plugin
 
 sys.path.insert(0, str(ROOT / "roles/job_look"))
 
-from job_view import figures
+from job_view import document, figures
 from job_view.events import events
 from job_view.picture import find, only_active, picture
 from job_view.table import table
@@ -273,6 +275,17 @@ TAKES = {"job": "name", "lines": "number", "all": "switch", "output": "file", "t
 )
 def test_what_a_verb_is_given_is_checked_before_any_node_is_asked(given, said):
     assert options.wrong(given, TAKES, {"cluster_user"}) == said
+
+
+def test_a_document_is_its_owners_until_he_says_otherwise(tmp_path):
+    file = tmp_path / "status.json"
+    document.write("", "status", {})
+    document.write(str(file), "status", {"jobs": []})
+    assert json.loads(file.read_text())["jobs"] == [] and stat.S_IMODE(file.stat().st_mode) == 0o600
+    file.chmod(0o644)
+    document.write(str(file), "status", {"jobs": ["demo"]})
+    assert json.loads(file.read_text())["jobs"] == ["demo"] and stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_script_of_the_users_own_tells_no_steps():

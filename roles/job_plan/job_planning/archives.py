@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .place import ROOT
 
+MARK = ".complete"
 OLD = 24 * 3600  # seconds; archives are made anew for each start
 
 
@@ -29,7 +30,8 @@ def archive(kind: str, files: Iterable[tuple[str, bytes | str, int]]) -> tuple[P
             else:
                 entry.size = len(content)
                 packed.addfile(entry, io.BytesIO(content))
-        packed.addfile(tarfile.TarInfo("complete"))  # the last one: without it the archive was not unpacked whole
+        # The last one: without it the archive was not unpacked whole. Hidden, as nothing of the owner's in it is.
+        packed.addfile(tarfile.TarInfo(MARK))
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:12]
     file = ROOT / "build" / f"{kind}-{digest}.tar"
     file.parent.mkdir(exist_ok=True)
