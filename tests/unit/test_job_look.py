@@ -43,7 +43,7 @@ def node(tmp_path):
         (place / "step-00000011").mkdir()  # on its way
     (state / "jobs/demo/config.yaml").write_text("")
     (state / "jobs/demo/code-1").mkdir()
-    (state / "jobs/demo/code-1/.complete").write_text("")
+    (state / "jobs/demo/code-1/complete").write_text("")
     settings.mkdir()
     code = f"PYTHONPATH={state}/jobs/demo/code-1"
     env = ["# comment", "MINOS_RUN_ID=demo-1", "MINOS_NNODES=1:3", code, "https_proxy=me:secret@x", ""]

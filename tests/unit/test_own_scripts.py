@@ -57,7 +57,7 @@ def names(planned):
 def test_a_script_goes_alone_under_its_own_name(asked):
     planned = plan(asked)
     assert (planned["job"], planned["recipe"], planned["data"]) == ("my-ddp", "script", [])
-    assert list(names(planned)) == ["My DDP.py", ".complete"]
+    assert list(names(planned)) == ["My DDP.py", "complete"]
     settings = yaml.safe_load(planned["config"])
     assert settings["script"].endswith("/My DDP.py")
     place = f"/var/lib/minos/jobs/my-ddp/{settings['script'].partition('/')[0]}"
@@ -75,7 +75,6 @@ def test_its_folder_goes_with_it_but_for_what_is_not_its(asked, script):
     folder = script.parent
     (folder / "parts").mkdir()
     (folder / "parts/net.py").write_text("")
-    (folder / "complete").write_text("of the owner")
     (folder / "run.sh").write_text("")
     (folder / "run.sh").chmod(0o755)
     (folder / "data").symlink_to("/srv/minos/data")
@@ -85,8 +84,7 @@ def test_its_folder_goes_with_it_but_for_what_is_not_its(asked, script):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("secret")
     packed = names(plan(asked, f"script_dir={folder}"))
-    assert sorted(packed) == [".complete", "My DDP.py", "complete", "data", "net.py", "parts/net.py", "run.sh"]
-    assert packed["complete"].size == len("of the owner"), "a mark of ours has another name"
+    assert sorted(packed) == ["My DDP.py", "complete", "data", "net.py", "parts/net.py", "run.sh"]
     assert packed["data"].linkname == "/srv/minos/data", "a link to a folder stays one"
     assert packed["net.py"].isfile()
     assert packed["run.sh"].mode == 0o755
@@ -136,6 +134,14 @@ def test_refused_with_one_line(typed, message, asked):
         plan(asked, *typed)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["complete", "complete/table.csv"])
+def test_a_name_that_a_mark_of_ours_has_on_the_nodes_is_refused(name, asked, script):
+    (script.parent / name).parent.mkdir(exist_ok=True)
+    (script.parent / name).write_text("of the owner")
+    with pytest.raises(ValueError, match=rf"^{name}: on the nodes a mark of Minos has the name complete"):
+        plan(asked, f"script_dir={script.parent}")
 
 
 def test_a_module_beside_it_is_not_forgotten(asked, script):

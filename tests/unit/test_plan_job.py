@@ -149,5 +149,5 @@ def test_the_code_is_packed_the_same_way_every_time(task_vars, text):
         names = archive.getnames()
     assert {"training/finetune.py", "training/data/order.py", "training/models/fetch.py"} < set(names)
     assert all(name.endswith(".py") for name in names[:-1])
-    assert names[-1] == ".complete", "the mark of a whole archive comes last"
+    assert names[-1] == "complete", "the mark of a whole archive comes last"
     assert (ROOT / "training/finetune.py").exists() and Path(names[0]).parts[0] == "training"

@@ -166,6 +166,9 @@ def test_a_job_that_was_started_while_its_owner_was_asked_stays(cluster):
     JobState(cluster.old).progress(state="done")  # whatever came of it, nobody was asked about that
     done = cluster.verb("job_clean", "-e", removal, "-e", f"job_look_shared={before}")
     assert done.code != 0 and (cluster.old / "model").exists()
+    (cluster.old / "state.json").write_text("{")
+    done = cluster.verb("job_clean", "-e", removal)
+    assert done.code == 0 and not cluster.old.exists(), "a job of which nobody can say anything may go"
 
 
 def test_results_are_fetched_and_checked_and_fetched_once(cluster):

@@ -7,12 +7,15 @@ import json
 import sys
 from pathlib import Path
 
-from training.state import ENDED, JobState
+from training.state import ENDED, JobState, StateError
 
 
 def main():
     asked = json.loads(sys.argv[1])
-    content = JobState(Path(asked["job_dir"])).read()
+    try:
+        content = JobState(Path(asked["job_dir"])).read()
+    except StateError:  # nothing can run by such a file
+        content = {"run_id": asked["run_id"]}
     state, same = content.get("state", "gone"), content.get("run_id", "") == asked["run_id"]
     as_it_was = same and state in (*ENDED, "gone")
     print(json.dumps({"why_not": "" if as_it_was else f"it was started again and is {state}"}))

@@ -59,7 +59,7 @@ def settings(folder, state):
         values = {name: value for name, value in lines if name.startswith("MINOS_") or name == "PYTHONPATH"}
         code, config = Path(values.pop("PYTHONPATH", "/nowhere")), state / "jobs" / file.stem / "config.yaml"
         names = {name.removeprefix("MINOS_").lower(): value for name, value in values.items()}
-        found[file.stem] = names | {"ready": (code / ".complete").exists() and config.exists()}
+        found[file.stem] = names | {"ready": (code / "complete").exists() and config.exists()}
     return found
 
 

@@ -11,17 +11,19 @@ from pathlib import Path
 
 from .place import ROOT
 
-MARK = ".complete"
+MARK = "complete"
 OLD = 24 * 3600  # seconds; archives are made anew for each start
 
 
 def archive(kind: str, files: Iterable[tuple[str, bytes | str, int]]) -> tuple[Path, str]:
     """Pack files (name, content, mode; a str is the target of a link) for the nodes. Return the archive and its hash:
-    the same bytes for the same files, whenever and by whomever they are packed.
+    the same bytes for the same files, whenever and by whomever they are packed. ValueError: a name is taken.
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as packed:
         for name, content, mode in files:
+            if Path(name).parts[0] == MARK:
+                raise ValueError(f"{name}: on the nodes a mark of Minos has the name {MARK}; call it something else")
             entry = tarfile.TarInfo(name)
             entry.mode = mode
             if isinstance(content, str):
@@ -30,8 +32,7 @@ def archive(kind: str, files: Iterable[tuple[str, bytes | str, int]]) -> tuple[P
             else:
                 entry.size = len(content)
                 packed.addfile(entry, io.BytesIO(content))
-        # The last one: without it the archive was not unpacked whole. Hidden, as nothing of the owner's in it is.
-        packed.addfile(tarfile.TarInfo(MARK))
+        packed.addfile(tarfile.TarInfo(MARK))  # the last one: without it the archive was not unpacked whole
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:12]
     file = ROOT / "build" / f"{kind}-{digest}.tar"
     file.parent.mkdir(exist_ok=True)

@@ -39,7 +39,7 @@ for file in /etc/minos/jobs/*.env; do
   if [ -e "$file" ]; then
     job=${file##*/}
     job=${job%.env}
-    echo "$job $(systemctl is-active "minos-train@$job") $(sed -n 's/^MINOS_\(STORE\|CLUSTER_IP\)=//p' "$file" | tr '\n' ' ')"
+    echo "$job $(systemctl is-active "minos-train@$job.service") $(sed -n 's/^MINOS_\(STORE\|CLUSTER_IP\)=//p' "$file" | tr '\n' ' ')"
   fi
 done
 section end
