@@ -14,7 +14,7 @@ from paths import ROOT
 sys.path.insert(0, str(ROOT / "roles/nvidia"))
 
 from driver_choice import Node, Wish, choose, cuda_of, read
-from driver_choice.answer import Repository
+from driver_choice.answer import Repository, repositories
 from driver_choice.sources import missing
 from driver_choice.table import NAMES, TABLE, architecture
 
@@ -137,6 +137,28 @@ def test_what_is_missing_is_added_from_the_owners_mirror_with_his_key():
         },
         {"uri": "http://security.lan", "suites": "bookworm-security", "components": lacking, "signed_by": ""},
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "printed"),
+    [
+        (
+            ["URIs: mirror+file:///etc/apt/mirrors/debian.list", f"Signed-By: {KEY}"],
+            "mirror+file:/etc/apt/mirrors/debian.list",
+        ),
+        (["URIs: http://a.lan/debian/ http://b.lan/debian", f"Signed-By: {KEY}"], "http://b.lan/debian"),
+        ([f"deb [arch=amd64 signed-by={KEY}] https://a.lan/debian trixie main"], "https://a.lan/debian"),
+        ([f"deb [ signed-by={KEY} ] file:/srv/mirror trixie main"], "file:/srv/mirror"),
+        (["deb [signed-by=/other.gpg] https://a.lan trixie main", "URIs: https://b.lan"], None),
+    ],
+    ids=["a cloud image's", "deb822", "a line", "a folder", "another archive's"],
+)
+def test_an_archives_key_is_found_however_its_address_is_written(written, printed):
+    """Two entries of one archive with different keys: apt reads none of its sources any more."""
+    file = "/etc/apt/sources.list.d/debian.sources"
+    sources = [f"{file}:1|{printed or 'https://b.lan'}/|trixie|main"]
+    (found,) = repositories(sources, [f"{file}:{line}" for line in written])
+    assert (found.uri, found.signed_by) == (printed or "https://b.lan", KEY if printed else "")
 
 
 def test_what_the_owner_has_is_not_written_twice():

@@ -55,6 +55,8 @@ def given_back(share: Path, *, data: bool = False) -> list[str]:
 def test_what_we_made_goes_and_nothing_else(share):
     commands("main", share)
     assert [(share / name).stat().st_mode & 0o777 for name in FOLDERS] == [0o750, 0o750, 0o755]
+    noted = (share / ".minos-shared").read_text().splitlines()[1:]
+    assert noted == [f"made {name}" for name in FOLDERS], "root, who may be nobody there, has nothing to add"
     (share / "packages/wheels").mkdir()
     assert given_back(share) == ["photo"]
 

@@ -89,15 +89,20 @@ def repositories(sources: list[str], keys: list[str]) -> Iterator[Repository]:
     for file, line in (line.split(":", 1) for line in keys):
         name, _, value = line.partition(":")
         if line.startswith("deb "):
-            uri = next(word for word in line.split() if "://" in word)
-            signed[file, uri.rstrip("/")] = re.search(r"signed-by=([^] ]+)", line)[1]
+            uri = re.sub(r"\[[^]]*\]", "", line).split()[1]
+            signed[file, plain(uri)] = re.search(r"signed-by=([^] ]+)", line)[1]
         elif name.lower() == "uris":
             uris[file] = value.split()
         elif name.lower() == "signed-by":
-            signed |= {(file, uri.rstrip("/")): value.strip() for uri in uris.get(file, [])}
+            signed |= {(file, plain(uri)): value.strip() for uri in uris.get(file, [])}
     for entry, uri, suite, component in (line.split("|") for line in sources if line.count("|") == 3):
         file = entry.rpartition(":")[0]
-        yield Repository(file, uri.rstrip("/"), suite, component, signed.get((file, uri.rstrip("/")), ""))
+        yield Repository(file, plain(uri), suite, component, signed.get((file, plain(uri)), ""))
+
+
+def plain(uri: str) -> str:
+    """Return an archive's address as apt prints it: mirror+file:///etc/x, of Debian's cloud images, with one slash."""
+    return re.sub(r":/{2,}(?=/)", ":", uri).rstrip("/")
 
 
 def packaged(lines: list[str]) -> str:
