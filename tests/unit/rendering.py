@@ -51,7 +51,8 @@ def asserted(role: str, file: str, name: str, **variables: Any) -> bool:
     found = _task(role, file, name)
     told = templar(role, **variables, **_trusted(found.get("vars", {})))
     that = found["ansible.builtin.assert"]["that"]
-    return all(told.template(trust_as_template("{{ " + each + " }}")) for each in that)
+    conditions = [that] if isinstance(that, str) else that
+    return all(told.template(trust_as_template("{{ " + each + " }}")) for each in conditions)
 
 
 def task(role: str, file: str, name: str, **variables: Any) -> Any:
