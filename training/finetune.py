@@ -53,7 +53,7 @@ class Run:
         made_of = {"weights": models.identity_of(fetched.model), "data": corpus.fingerprint}
         self.progress = Progress(fingerprint=config.identity() | made_of)
         self.unsettled: list[StepResult] = []
-        self.saved = False
+        self.saved, self.ended = False, 0.0  # the latter: when the last step of this start was over, by time.monotonic
         refuse_too_large(fetched, place.device, place.nodes.count(place.node))
         self.model = models.load_model(fetched, tokenizer, place.device)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -267,6 +267,7 @@ def train(run: Run) -> str:
             run.recorder.epoch(step=step, epoch=epoch, whole=epoch_ends, loss=mean, heldout_loss=progress.heldout_last)
             progress.epoch_loss = progress.epoch_tokens = 0.0
         if ends:
+            run.ended = time.monotonic()
             run.patience.start_over()  # the others wait until rank 0 has written the last checkpoint
         if saves:
             extra = dataclasses.asdict(progress)
@@ -292,7 +293,8 @@ def finish(run: Run, outcome: str) -> None:
         run.recorder.close()
         run.checkpoints.close()
         # Whoever asked this start to leave waits for it; a result is worth waiting for.
-        arrived = run.share.close(60 if outcome == "leaving" else config.timeout_start)
+        patience = lifecycle.seconds_to_leave(run.ended) if outcome == "leaving" else config.timeout_start
+        arrived = run.share.close(patience)
         if outcome == "done":
             facts["sample"] = leave_results(
                 config, progress, run.place.nodes, run.model, run.tokenizer, run.corpus.heldout, job

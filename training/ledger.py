@@ -74,14 +74,19 @@ class Ledger:
 
 
 def read(file: Path) -> list[dict[str, int]]:
-    """The lines of a ledger but those that a crash or a full disk cut in half."""
-    lines = []
+    """The lines of a ledger but those that a crash or a full disk cut in half. A step that stands there again was made
+    again, behind a checkpoint: what was from there on is undone, also where a full disk kept it from being cut off.
+    """
+    lines: list[dict[str, int]] = []
     if file.exists():
         for line in file.read_text(encoding="utf-8").splitlines():
             try:
-                lines.append(json.loads(line))
+                found = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            while "step" in found and lines and lines[-1].get("step", 0) >= found["step"]:
+                lines.pop()
+            lines.append(found)
     return lines
 
 

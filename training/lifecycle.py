@@ -56,6 +56,16 @@ class Signal:
         self.received = True
 
 
+def seconds_to_leave(since: float) -> float:
+    """How long a start that was told to leave may still wait for its checkpoint to arrive, in seconds.
+
+    `since`: when its last step was over (time.monotonic). A minute at least: whoever runs it by hand waits for it.
+    Under Minos what torchrun gives its workers, less the step in which they heard of it.
+    """
+    given = float(os.environ.get("MINOS_STOP_SECONDS", "0"))
+    return max(60.0, given - 30 - (time.monotonic() - since))
+
+
 def stop_recorded(job_dir: Path) -> bool:
     """Whether the stop of the whole job is recorded. The directory is listed because an NFS client answers a
     single missing name from its cache for half a minute.

@@ -36,6 +36,7 @@ class Courier:
         self.fields: dict[str, object] = {}
         self.tickets: dict[str, int] = {}
         self.push: dict | None = None
+        self.shared: dict[str, Steps] = {}  # kept, so that what this process has written is not read again over NFS
         self.pushing = False
         self.stop: bool | None = None
         self.news = False  # something to do for the hand of small things
@@ -124,7 +125,8 @@ class Courier:
                 self.changed.wait_for(lambda: self.push)
                 order, self.push, self.pushing = self.push, None, True
             try:
-                target = Steps(Path(order["directory"])).receive(Path(order["push"]), order["keep"])
+                shared = self.shared.setdefault(order["directory"], Steps(Path(order["directory"])))
+                target = shared.receive(Path(order["push"]), order["keep"])
                 if self.state.file.exists():
                     self.order({"state": {"checkpoint": str(target)}})
                 answer(pushed=order["push"])

@@ -12,8 +12,9 @@ from training.files import hidden_path
 class Records:
     """The files under `source` and their copies under `target`.
 
-    A record file is appended to, or replaced as a whole by a rename: only what was added travels, as long as it is
-    the same file and its copy ends where we left it. Names that begin with a dot are nobody's business yet.
+    Of a record file that is appended to only what was added travels, as long as it is the same file and its copy ends
+    where we left it. All others are replaced as a whole by a rename, and a disk soon gives the new file the number of
+    an old one. Names that begin with a dot are nobody's business yet.
     """
 
     def __init__(self, source: Path, target: Path):
@@ -32,7 +33,7 @@ class Records:
             now = os.fstat(stream.fileno())
             if before and (before.st_ino, before.st_size, before.st_mtime_ns) == look_of(now):
                 return
-            grown = before and before.st_ino == now.st_ino and before.st_size < now.st_size
+            grown = is_appended_to(file) and before and before.st_ino == now.st_ino and before.st_size < now.st_size
             if grown and copy.exists() and copy.stat().st_size == before.st_size:
                 with copy.open("ab") as end:
                     stream.seek(before.st_size)
@@ -44,6 +45,10 @@ class Records:
                     _finish(stream.read(now.st_size), whole, now)
                 temporary.replace(copy)
         self._brought[file] = now
+
+
+def is_appended_to(file: Path) -> bool:
+    return file.suffix == ".jsonl" or ".tfevents." in file.name
 
 
 def _finish(content: bytes, stream, look: os.stat_result) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tests.unit.training.conftest import ROOT
+from training import lifecycle
 
 PROGRAM = """
 import atexit
@@ -33,3 +35,12 @@ def test_a_start_ends_as_it_is(outcome, status, tmp_path):
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (status, "its last line"), done.stderr
+
+
+def test_what_is_left_for_the_last_checkpoint(monkeypatch):
+    now = time.monotonic()
+    assert lifecycle.seconds_to_leave(now) == 60
+    monkeypatch.setenv("MINOS_STOP_SECONDS", "270")
+    assert 239 < lifecycle.seconds_to_leave(now) <= 240
+    assert 139 < lifecycle.seconds_to_leave(now - 100) <= 140
+    assert lifecycle.seconds_to_leave(now - 300) == 60

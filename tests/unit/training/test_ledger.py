@@ -71,6 +71,25 @@ def test_a_swapped_row_changes_the_sum():
     assert ledger.sum_of(range(BATCH), rows) == ledger.expected_sum(ROWS, SEED, 0, BATCH)
 
 
+def test_what_was_made_again_counts_once_also_where_the_disk_was_full(tmp_path, monkeypatch):
+    """What lies behind the checkpoint cannot be cut off then, and the same steps come once more behind it."""
+    file = write(tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "write_atomically", full)
+        write(tmp_path, resumed_at=3, first_step=4)
+    assert len(file.read_text().splitlines()) == 1 + 7 + 4
+    assert [line["step"] for line in ledger.read(file)[1:]] == list(range(1, 8))
+    assert ledger.verify(file).startswith("25 samples in 7 steps")
+    # And of a write that came half-way: whole lines of it stand there, and all of it again.
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:6], lines[6][:20] + "\n", *lines[4:8]]))
+    assert ledger.verify(file).startswith("25 samples in 7 steps")
+
+
 def test_resume_drops_the_steps_past_the_checkpoint(tmp_path):
     file = write(tmp_path)
     write(tmp_path, resumed_at=3, first_step=4)

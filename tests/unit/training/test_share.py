@@ -12,12 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from training.checkpoints import Checkpoints, Share
+from training.files import sha256_of
 from training.state import JobState
+from training.storage import courier, steps
 from training.storage.records import Records, recall
 
 
@@ -125,27 +128,27 @@ def test_records_follow(job, share):
 def test_records_travel_by_what_was_added(tmp_path):
     own, shared = tmp_path / "own", tmp_path / "shared"
     own.mkdir()
-    (own / "metrics").write_text("1\n2\n")
+    (own / "metrics.jsonl").write_text("1\n2\n")
     (own / ".metrics.tmp").write_text("half")
     records = Records(own, shared)
     records.bring()
-    first = (shared / "metrics").stat().st_ino
-    with (own / "metrics").open("a") as stream:
+    first = (shared / "metrics.jsonl").stat().st_ino
+    with (own / "metrics.jsonl").open("a") as stream:
         stream.write("3\n")
     records.bring()
-    assert ((shared / "metrics").read_text(), (shared / "metrics").stat().st_ino) == ("1\n2\n3\n", first)
+    assert ((shared / "metrics.jsonl").read_text(), (shared / "metrics.jsonl").stat().st_ino) == ("1\n2\n3\n", first)
     # Replaced as a whole, by something longer: what was there does not count.
     (own / "new").write_text("4\n5\n6\n7\n")
-    (own / "new").rename(own / "metrics")
+    (own / "new").rename(own / "metrics.jsonl")
     records.bring()
-    assert (shared / "metrics").read_text() == "4\n5\n6\n7\n"
+    assert (shared / "metrics.jsonl").read_text() == "4\n5\n6\n7\n"
     # Somebody else has changed the copy: no appending to that.
-    (shared / "metrics").write_text("x")
-    with (own / "metrics").open("a") as stream:
+    (shared / "metrics.jsonl").write_text("x")
+    with (own / "metrics.jsonl").open("a") as stream:
         stream.write("8\n")
     records.bring()
-    assert (shared / "metrics").read_text() == "4\n5\n6\n7\n8\n"
-    assert [path.name for path in shared.iterdir()] == ["metrics"]
+    assert (shared / "metrics.jsonl").read_text() == "4\n5\n6\n7\n8\n"
+    assert [path.name for path in shared.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_node_that_becomes_the_first_fetches_the_records(job, tmp_path):
@@ -311,3 +314,43 @@ def test_closing_while_it_hangs_says_what_is_missing_and_leaves(hanging, tmp_pat
     assert time.monotonic() - began < 10
     assert "alarm: not everything has arrived" in capsys.readouterr().out
     send_signal(signal.SIGCONT)
+
+
+def test_a_picture_that_is_drawn_anew_is_never_taken_for_one_that_grew(tmp_path):
+    """A disk gives the next file the number of one that was replaced; whoever missed the one between sees it again."""
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    own.mkdir()
+    records = Records(own, shared)
+    picture, lines = own / "loss.png", own / "metrics.jsonl"
+    for file in (picture, lines):
+        file.write_bytes(b"first")
+    records.bring()
+    for file in (picture, lines):
+        number = file.stat().st_ino
+        file.write_bytes(b"second, longer")  # in place: the same number, as after an odd number of others
+        assert file.stat().st_ino == number
+    records.bring()
+    assert (shared / "loss.png").read_bytes() == b"second, longer"
+    assert (shared / "metrics.jsonl").read_bytes() == b"firstd, longer", "of what is appended to only the end travels"
+
+
+def test_a_checkpoint_that_has_arrived_is_not_read_again(job, tmp_path, monkeypatch):
+    """With each one that follows, over the network that the gradients go by."""
+    local, shared, read, answers = tmp_path / "local", tmp_path / "shared", [], []
+    store = Checkpoints(local, keep=5)
+    orders = []
+    for step in (1, 2, 3):
+        store.save(step, {"held": Held(torch.ones(3))}, wait=True)
+        orders.append({"push": str(local / f"step-{step:08d}"), "directory": str(shared), "keep": 5})
+    store.close()
+    # One of its hands alone, and in this process.
+    idle = SimpleNamespace(Thread=lambda **_: SimpleNamespace(start=lambda: None), Condition=threading.Condition)
+    monkeypatch.setattr(courier, "threading", idle)
+    monkeypatch.setattr(courier, "answer", lambda **said: answers.append(said))
+    monkeypatch.setattr(steps, "sha256_of", lambda path: read.append(path) or sha256_of(path))
+    hand, left = courier.Courier(job, tmp_path / "records", 30), iter(orders)
+    monkeypatch.setattr(hand.changed, "wait_for", lambda _: setattr(hand, "push", next(left)))
+    with pytest.raises(StopIteration):
+        hand.checkpoints()
+    assert [Path(said["pushed"]).name for said in answers] == [path.name for path in sorted(shared.iterdir())]
+    assert len(answers) == 3 and read and not [path for path in read if path.is_relative_to(shared)]
