@@ -53,7 +53,8 @@ class Run:
         made_of = {"weights": models.identity_of(fetched.model), "data": corpus.fingerprint}
         self.progress = Progress(fingerprint=config.identity() | made_of)
         self.unsettled: list[StepResult] = []
-        self.saved, self.ended = False, 0.0  # the latter: when the last step of this start was over, by time.monotonic
+        self.saved: bool | None = None  # whether the last save went well; None: this start has not saved yet
+        self.ended = 0.0  # when the last step of this start was over, by time.monotonic
         refuse_too_large(fetched, place.device, place.nodes.count(place.node))
         self.model = models.load_model(fetched, tokenizer, place.device)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -238,6 +239,20 @@ def report(run: Run, epoch: int) -> None:
     run.share.state(step=progress.step, epoch=epoch, alarm=run.checkpoints.alarm, **shown, **sums)
 
 
+def save(run: Run, wait: bool) -> None:
+    """Save this step; `wait` until it is on the disk.
+
+    The first save of a start gets its memory from the system, which for tens of GB may take longer than a lost machine
+    has: the ranks meet there, without hurry.
+    """
+    meets = run.saved is None and not wait  # with `wait` they meet without hurry anyway
+    with run.patience.unhurried() if meets else contextlib.nullcontext():
+        extra = dataclasses.asdict(run.progress)
+        run.saved = run.checkpoints.save(run.progress.step, run.stateful, epoch=run.epoch, extra=extra, wait=wait)
+        if meets:
+            distributed.agree(run.place, 0)
+
+
 def train(run: Run) -> str:
     """Run the steps that are left.
 
@@ -270,8 +285,7 @@ def train(run: Run) -> str:
             run.ended = time.monotonic()
             run.patience.start_over()  # the others wait until rank 0 has written the last checkpoint
         if saves:
-            extra = dataclasses.asdict(progress)
-            run.saved = run.checkpoints.save(step, run.stateful, epoch=run.epoch, extra=extra, wait=ends)
+            save(run, wait=ends)
         if ends and not last:
             recorded = run.place.is_main and run.share.look()
             return "stopped" if distributed.agree(run.place, recorded) else "leaving"

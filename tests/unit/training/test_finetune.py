@@ -181,6 +181,26 @@ def test_data_that_one_rank_cannot_read_are_the_reason_and_not_the_wait_of_the_o
     assert (state["state"], state["failed_rank"], state["reason"]) == ("failed", 1, "x.bin: is damaged")
 
 
+@pytest.mark.timeout(60)
+def test_a_first_copy_that_takes_longer_than_a_lost_machine_may_is_no_lost_machine(start, tmp_path):
+    code = (
+        "import time; from training import finetune; from training.checkpoints.snapshot import Snapshot\n"
+        "reserve = Snapshot._reserve\n"
+        "def slowly(snapshot, size):\n"
+        "    time.sleep(4 if size > len(snapshot._memory) else 0)\n"
+        "    reserve(snapshot, size)\n"
+        "Snapshot._reserve = slowly\n"
+        "finetune.main()\n"
+    )
+    entry = tmp_path / "entry.py"
+    entry.write_text(code)
+    root = str(Path(__file__).parents[3])
+    settings = ("steps=4", "save_every=2", "timeout_step=2")
+    run = start(2, tmp_path / "job", *settings, entry=(str(entry),), environment={"PYTHONPATH": root})
+    assert run.wait() == 0, run.output
+    assert (state_of(tmp_path / "job")["state"], state_of(tmp_path / "job")["step"]) == ("done", 4)
+
+
 def test_learning_rate_rises_then_falls_to_its_floor():
     config = Config(data_train="a.txt", lr=1.0, warmup_steps=4, min_lr_fraction=0.1)
     rates = [learning_rate(config, step, 20) for step in range(1, 21)]
