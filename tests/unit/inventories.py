@@ -68,4 +68,4 @@ def found(source: Path) -> list[str]:
     manager = InventoryManager(loader=loader, sources=[str(source)])
     variables = VariableManager(loader=loader, inventory=manager)
     hostvars = HostVars(manager, variables, loader)
-    return findings(Inventory(hostvars, manager.get_groups_dict(), str(source), loader))
+    return findings(Inventory(hostvars, manager.get_groups_dict(), [str(source)], loader))

@@ -234,6 +234,12 @@ BAD = {
     "threads": (shared("omp_num_threads: -1"), 10, "omp_num_threads is '-1'", "1 or more"),
     "loopback interface": (own("lan_interface: lo"), 20, "node2: lan_interface is 'lo'", "ip link"),
     "two interfaces": (own("lan_interface: eth0 eth1"), 20, "lan_interface is 'eth0 eth1'", "one interface"),
+    "neither true nor false": (own("static_ip: maybe"), 20, "node2: static_ip is 'maybe'", "write true or false"),
+    "empty, neither": (own("static_ip:"), 20, "node2: static_ip has no value", "take the line out"),
+    "a NAS without a colon": (
+        shared("cluster_nfs_source: 192.168.1.5/volume1"), 10, "cluster_nfs_source is '192", "192.168.1.5:/volume1/minos"),
+    "two NAS": (
+        own("cluster_nfs_source: nas:/a"), 20, "cluster_nfs_source is '' on node1, 'nas:/a' on node2", "once for all"),
     "proxy": (shared("cluster_proxy_env: {http_proxy: '10.0.0.1:3128'}"), 10, "http_proxy", "http://10.0.0.1:3128"),
     "proxy as text": (shared("cluster_proxy_env: http://10.0.0.1:3128"), 10, "cluster_proxy_env", "{http_proxy:"),
     "proxy of nothing": (shared("cluster_proxy_env: {proxy: 'http://a:1'}"), 10, "holds 'proxy'", "http_proxy"),
@@ -341,6 +347,9 @@ FINE = {
         (NODE3, "ansible_host: 203.0.113.5\n              cluster_ip: 192.168.1.102\n              ansible_port: 2202"),
     ],
     "no gateway": [(GATEWAY, "cluster_gateway: ''\n")],
+    "a switch as text": own("static_ip: 'false'"),
+    "a NAS": shared("cluster_nfs_source: nas.lan:/volume1/minos"),
+    "a NAS with an IPv6 address": shared("cluster_nfs_source: '[fd00::5]:/volume1/minos'"),
     "jumbo frames": shared("cluster_mtu: 9000"),
     "a route": shared("cluster_routes: [{to: 10.1.0.0/16, via: 192.168.1.2}]"),
     "a route to a machine": shared("cluster_routes: [{to: 10.1.0.7, via: 192.168.1.2}]"),
@@ -374,6 +383,22 @@ def test_a_plain_list_in_ini(tmp_path):
     ]
 
 
+IN_INI = {
+    "cluster_nameservers=[192.168.1.1]": "write ['192.168.1.1'] in an INI file, or after -e '{\"cluster_nameservers\":",
+    "firewall_ssh_from=[192.168.1.0/24, any]": "write ['192.168.1.0/24', 'any'] in an INI file",
+    "cluster_routes=[{to: 10.1.0.0/16, via: 10.0.0.2}]": "write [{'to': '10.1.0.0/16', 'via': '10.0.0.2'}] in an INI",
+    "cluster_nameservers=[192.168.1.1": "write a list, such as [192.168.1.1]",
+}
+
+
+@pytest.mark.parametrize(("line", "fix"), IN_INI.items())
+def test_a_list_as_yaml_writes_it_in_ini(line, fix, tmp_path):
+    wrong = found(write(tmp_path, f"{PLAIN}{line}\n", "hosts.ini"))
+    assert len(wrong) == 1 and fix in wrong[0], wrong
+    if "['" in fix:
+        assert found(write(tmp_path, f"{PLAIN}cluster_nameservers=['192.168.1.1']\n", "hosts.ini")) == []
+
+
 def test_the_labs(tmp_path, monkeypatch):
     """A script's output, as lab/inventory.py makes it for a lab with a proxy."""
     monkeypatch.setattr(Paths, "lib", property(lambda self: tmp_path / "lib"))
@@ -400,6 +425,31 @@ def test_variables_in_files_of_their_own(tmp_path):
     assert found(file) == []
     own_file.write_text("ansible_host: 192.168.1.101\nnproc_per_nod: 2\n")
     assert [line.partition(":2:")[0] for line in found(file)] == [str(own_file)]
+
+
+def beside(tmp_path, name, text):
+    """An inventory with a file of variables of its own beside it and the shared ones."""
+    file = write(tmp_path, changed((f"        {GATEWAY}", "")))
+    folder = tmp_path / "group_vars"
+    folder.unlink()
+    folder.mkdir()
+    (folder / "all.yml").write_text((ROOT / "inventory/group_vars/all.yml").read_text())
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    return file, folder / name
+
+
+def test_what_is_empty_in_a_file_of_its_own_is_said_with_its_place(tmp_path):
+    """Such a value carries no file and line, and its name is also one of the shared variables."""
+    file, own_file = beside(tmp_path, "cluster.yml", "# ours\ncluster_gateway:\nstatic_ip: false\n")
+    assert len(wrong := found(file)) == 1
+    assert wrong[0].startswith(f"{own_file}:2: cluster_gateway has no value: write one")
+
+
+def test_a_folder_that_hides_the_shared_variables(tmp_path):
+    file, _ = beside(tmp_path, "all/vault.yml", "vault_sudo: x\n")
+    assert len(wrong := found(file)) == 1
+    assert f"rename the folder, to {tmp_path}/group_vars/cluster" in wrong[0]
 
 
 def test_the_settings_of_a_run_are_no_misspelt_names():

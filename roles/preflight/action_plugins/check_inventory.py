@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 OLD_ANSIBLE = tuple(map(int, __version__.split(".")[:2])) < (2, 19)
 if not OLD_ANSIBLE:
     from inventory_rules import findings
-    from inventory_rules.inventory import Inventory, short
+    from inventory_rules.inventory import Inventory
     from inventory_rules.public import warning
 
 OLD = (
@@ -43,9 +43,9 @@ class ActionModule(ActionBase):
         elif task_vars.get("inventory_error"):  # of a script that asks a cloud
             wrong = [task_vars["inventory_error"]]
         else:
-            sources = ", ".join(short(str(path)) for path in task_vars.get("ansible_inventory_sources") or [])
+            sources = [str(path) for path in task_vars.get("ansible_inventory_sources") or []]
             hostvars, groups = task_vars["hostvars"], task_vars["groups"]
-            inventory = Inventory(hostvars, groups, sources or "the inventory", self._loader)
+            inventory = Inventory(hostvars, groups, sources, self._loader)
             wrong = findings(inventory)
             if not wrong and (line := warning(inventory)):
                 self._display.warning(line)

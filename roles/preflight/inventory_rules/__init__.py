@@ -8,7 +8,7 @@ from __future__ import annotations
 from ansible.module_utils.parsing.convert_bool import boolean
 
 from . import addresses, groups, names, paths, plaintext, public, served, sources, spelling, values
-from .inventory import Inventory
+from .inventory import Inventory, short
 from .options import known_names, prefixes, role_options
 
 NOT_READY = (
@@ -19,6 +19,10 @@ NO_SHARED_VARS = (
     "{source}: the shared variables were not loaded: keep your inventory file in inventory/, "
     "or link inventory/group_vars beside it (ln -s ../group_vars)"
 )
+HIDDEN = (
+    "{source}: the shared variables were not loaded: where there is a folder {folder} Ansible does not look at the file "
+    "all.yml beside it: rename the folder, to {cluster}"
+)
 NO_HOSTS = "{source}: no hosts in group cluster: start from inventory/hosts.yml, which shows its shape"
 
 
@@ -28,7 +32,11 @@ def findings(inventory: Inventory) -> list[str]:
         return [NO_HOSTS.format(source=inventory.sources)]
     first = inventory.members[0]
     if "minos_shared_vars" not in inventory.raw[first]:
-        return [NO_SHARED_VARS.format(source=inventory.sources)]
+        hiding = [folder / "group_vars/all" for folder in inventory.folders if (folder / "group_vars/all").is_dir()]
+        if not hiding:
+            return [NO_SHARED_VARS.format(source=inventory.sources)]
+        folder, cluster = short(str(hiding[0])), short(str(hiding[0].with_name("cluster")))
+        return [HIDDEN.format(source=inventory.sources, folder=folder, cluster=cluster)]
     # An INI file has no true, only the text.
     if boolean(inventory.get(first, "minos_inventory_ready") or False, strict=False) is not True:
         return [NOT_READY.format(source=inventory.sources)]

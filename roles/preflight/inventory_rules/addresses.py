@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .inventory import Inventory, shown
+from ansible.module_utils.parsing.convert_bool import boolean
+
+from .inventory import Inventory, in_quotes, shown
 
 EXAMPLE = "write an IPv4 address such as 192.168.1.100"
 ROUTE = "{to: 10.1.0.0/16, via: 192.168.1.2}"
@@ -115,7 +117,7 @@ def members(inventory: Inventory) -> Iterator[str]:
             if key == "cluster_ip" or not badly_put(str(value)):
                 yield f"{where}: {remedy(value)}"
             continue
-        if not (address.is_loopback and inventory.get(host, "local_only")):
+        if not (address.is_loopback and boolean(inventory.get(host, "local_only"), strict=False)):
             yield from alone(address, where)
         if (other := seen.setdefault(address, host)) != host:
             yield f"{where}, already that of {other}: every node needs an address of its own"
@@ -175,7 +177,7 @@ def nameservers(inventory: Inventory) -> Iterator[str]:
     for host, value in inventory.each("cluster_nameservers"):
         where = f"{inventory.at(host, 'cluster_nameservers')}cluster_nameservers"
         if not isinstance(value, list):
-            yield f"{where} is {shown(value)}: write a list, such as [192.168.1.1], or [] for none"
+            yield f"{where} is {shown(value)}: {in_quotes('cluster_nameservers', value) or 'write a list, such as [192.168.1.1], or [] for none'}"
             continue
         for server in value:
             try:
@@ -188,7 +190,7 @@ def routes(inventory: Inventory) -> Iterator[str]:
     for host, value in inventory.each("cluster_routes"):
         where = f"{inventory.at(host, 'cluster_routes')}cluster_routes"
         if not isinstance(value, list):
-            yield f"{where} is {shown(value)}: write a list, such as [{ROUTE}], or [] for none"
+            yield f"{where} is {shown(value)}: {in_quotes('cluster_routes', value) or f'write a list, such as [{ROUTE}], or [] for none'}"
             continue
         network = subnet(inventory, host) or subnet(inventory, host, by="cluster_ip")
         for route in value:

@@ -5,11 +5,13 @@ Ansible marks what it loads with its file and line. That is all the rules know o
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible._internal._datatag._tags import Origin
 from ansible.constants import INTERNAL_STATIC_VARS
 from ansible.errors import AnsibleError
@@ -20,10 +22,15 @@ from ansible.vars.hostvars import HostVars
 class Inventory:
     """The hosts of group `cluster`, with a cache: Ansible works a host's variables out anew at every question."""
 
-    def __init__(self, hostvars: HostVars, groups: Mapping[str, list[str]], sources: str, loader: Any):
+    def __init__(self, hostvars: HostVars, groups: Mapping[str, list[str]], sources: Sequence[str], loader: Any):
         self.groups = groups
         self.members = list(groups.get("cluster", []))
-        self.sources = sources
+        self.sources = ", ".join(map(short, sources)) or "the inventory"
+        paths = [Path(source).resolve() for source in sources]
+        self.folders = list(dict.fromkeys(path if path.is_dir() else path.parent for path in paths))
+        """Where the inventory's files lie, and group_vars and host_vars beside them."""
+        self._loader = loader
+        self._files: dict[tuple[str, str], Mapping[str, Any]] = {}
         self.raw = {name: hostvars.raw_get(name) for name in self.members}
         self._manager = hostvars._inventory
         self._templars = {
@@ -86,11 +93,25 @@ class Inventory:
             return origin.path is None or origin.path != self._shared_file
         return any(name in scope for scope in self._scopes(host))
 
-    def _scopes(self, host: str) -> list[Mapping[str, Any]]:
-        """Return the variables in the inventory's own files, the strongest first."""
+    def _scopes(self, host: str) -> Iterator[Mapping[str, Any]]:
+        """Yield the variables of the inventory and of the files beside it, the strongest first."""
         known = self._manager.get_host(host)
+        yield self._beside("host_vars", host)
+        yield known.vars
         groups = sorted(known.get_groups(), key=lambda group: (group.depth, group.priority, group.name), reverse=True)
-        return [known.vars, *(group.vars for group in groups)]
+        for group in groups:
+            if group.name != "all":
+                yield self._beside("group_vars", group.name)
+            yield group.vars
+        yield self._beside("group_vars", "all")  # ansible.cfg makes these the weakest
+
+    def _beside(self, kind: str, name: str) -> Mapping[str, Any]:
+        """Return what a host or a group has in files of its own, read as Ansible has read them."""
+        if (kind, name) not in self._files:
+            files = [file for folder in self.folders for file in self._loader.find_vars_files(str(folder / kind), name)]
+            found = [self._loader.load_from_file(file, cache="all", unsafe=True) or {} for file in files]
+            self._files[kind, name] = {key: value for data in found for key, value in data.items()}
+        return self._files[kind, name]
 
     def _origin(self, host: str, name: str) -> Origin | None:
         """Return file and line. A value carries them; true, false and nothing cannot, but their names do."""
@@ -118,6 +139,17 @@ class Inventory:
 def short(path: str) -> str:
     """Return a path as one would type it here."""
     return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
+
+
+def in_quotes(name: str, value: Any) -> str:
+    """Say how to write a list, or names with values, that came as a text: an INI file and -e want quotes in it."""
+    try:
+        meant = yaml.safe_load(value) if isinstance(value, str) and value.strip()[:1] in ("[", "{") else None
+    except yaml.YAMLError:
+        meant = None
+    if not isinstance(meant, list | dict):
+        return ""
+    return f"write {meant} in an INI file, or after -e '{json.dumps({name: meant})}'"
 
 
 def shown(value: Any) -> str:

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.parsing.vault import EncryptedString
 
-from .inventory import Inventory, shown
+from .inventory import Inventory, in_quotes, shown
 
 PROXIES = {"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"}
 # Interfaces that exist on many machines and never lead to another one.
@@ -19,7 +20,7 @@ INNER = re.compile(r"lo|docker\d*|br-[0-9a-f]{12}|veth.*|virbr\d+.*|lxcbr\d+|pod
 # The members have these in common, or they are no cluster.
 SAME = (
     *("cluster_prefix", "cluster_user", "cluster_uid", "cluster_gid", "rendezvous_port", "python_env_variant"),
-    *("cluster_shared_path", "cluster_state_path", "cluster_env_path"),
+    *("cluster_shared_path", "cluster_state_path", "cluster_env_path", "cluster_nfs_source"),
 )
 EXPECTED = {
     "int": "write a whole number",
@@ -47,6 +48,19 @@ def interface(value: Any) -> bool:
     return bool(re.fullmatch(r"[^\s/:]{1,15}", str(value))) and not INNER.fullmatch(str(value))
 
 
+def switch(value: Any) -> bool:
+    """An INI file has false only as a text, and so has -e."""
+    try:
+        return isinstance(boolean(value), bool)
+    except TypeError:
+        return False
+
+
+def nfs_source(value: Any) -> bool:
+    """A name or an IPv4 address, or an IPv6 one in brackets, and an absolute path there."""
+    return value == "" or bool(re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):/\S*", str(value)))
+
+
 # What each value must be, and what to write else. Types of the roles' own options are in their specifications.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "cluster_uid": (account_number, "write a number from 1000 to 60000 that is free on every node, such as 2600"),
@@ -63,7 +77,14 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         interface,
         "write one interface that leads to the others, by its name in 'ip link' there or its MAC",
     ),
+    "cluster_nfs_source": (
+        nfs_source,
+        "write the server and the path that it exports, such as 192.168.1.5:/volume1/minos, or '' for none",
+    ),
 }
+
+
+SWITCHES = ("static_ip", "local_only", "cluster_over_internet")
 
 
 def check(inventory: Inventory, options: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -78,6 +99,10 @@ def check(inventory: Inventory, options: Mapping[str, Mapping[str, Any]]) -> Ite
         for host, value in inventory.each(name):
             if isinstance(value, bool) or not sound(value):
                 yield f"{inventory.at(host, name)}{name} is {shown(value)}: {fix}"
+    for name in SWITCHES:
+        for host, value in inventory.each(name):
+            if not switch(value):
+                yield f"{inventory.at(host, name)}{name} is {shown(value)}: write true or false"
     yield from ports(inventory)
     yield from proxies(inventory)
     yield from agreement(inventory)
@@ -86,7 +111,7 @@ def check(inventory: Inventory, options: Mapping[str, Mapping[str, Any]]) -> Ite
 def unresolved(inventory: Inventory, host: str, written: list[str]) -> Iterator[str]:
     """Find values that are empty or refer to something that does not exist."""
     for name in written:
-        if not name.startswith(("cluster_", "ansible_", *RULES)):
+        if not name.startswith(("cluster_", "ansible_", *RULES, *SWITCHES)):
             continue
         try:
             value = inventory.resolve(host, name)
@@ -111,7 +136,7 @@ def typed(inventory: Inventory, host: str, name: str, option: Mapping[str, Any])
     fits = ArgumentSpecValidator(spec).validate({name: value})
     if (container and not isinstance(value, container)) or fits.error_messages:
         words = ", ".join(str(choice) or "''" for choice in choices or ())
-        fix = f"write one of {words}" if choices else EXPECTED.get(kind, f"write a {kind}")
+        fix = f"write one of {words}" if choices else in_quotes(name, value) or EXPECTED.get(kind, f"write a {kind}")
         yield f"{inventory.at(host, name)}{name} is {shown(value)}: {fix}"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,6 +29,7 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         name = (task_vars or {})["inventory_hostname"]
         arguments = {**self._task.args, "memory": float(self._task.args["memory"])}
+        arguments["ssh"] = boolean(arguments["ssh"])
         asked = Asked(name=name, **arguments)
         found: list[Finding] = []
         before = time.time()

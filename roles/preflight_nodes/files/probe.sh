@@ -11,6 +11,8 @@ uname -m
 cat /proc/1/comm
 section python
 "$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+section sudo
+command -v sudo
 section memory
 sed -n 's/^MemTotal: *//p' /proc/meminfo
 section identity
@@ -18,7 +20,7 @@ echo "machine $(cat /etc/machine-id)"
 echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 echo "key $(cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub)"
 section links
-ip -json -4 address show
+ip -json address show
 section wireless
 for link in /sys/class/net/*/wireless /sys/class/net/*/phy80211; do
   if [ -e "$link" ]; then link=${link%/*}; echo "${link##*/}"; fi

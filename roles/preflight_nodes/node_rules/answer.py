@@ -47,6 +47,7 @@ class Asked:
     systems: Mapping[str, list[str]]
     space: list[Mapping[str, Any]]
     memory: float
+    ssh: bool
 
     def command(self) -> str:
         """Return the shell command for the node."""
@@ -89,10 +90,10 @@ class Answer:
 
     @property
     def links(self) -> dict[str, list[str]]:
-        """Interfaces and their IPv4 addresses."""
+        """All interfaces, and the IPv4 addresses of each."""
         found = json.loads(self.sections.get("links") or "[]")
         return {
-            link["ifname"]: [entry["local"] for entry in link["addr_info"] if "local" in entry]
+            link["ifname"]: [entry["local"] for entry in link["addr_info"] if entry.get("family") == "inet"]
             for link in found
             if link.get("ifname")
         }

@@ -16,6 +16,8 @@ def check(answer: Answer, asked: Asked) -> Iterator[Finding]:
     yield from machine(answer)
     yield from python(answer, asked)
     yield from memory(answer, asked)
+    yield from sudo(answer)
+    yield from ssh(answer, asked)
 
 
 def release(answer: Answer, asked: Asked) -> Iterator[Finding]:
@@ -65,4 +67,19 @@ def memory(answer: Answer, asked: Asked) -> Iterator[Finding]:
         yield warning(
             f"it has {kilobytes / 1e6:.1f} GB of memory; a training process alone takes 1 GB besides the model: "
             "only small models will run there"
+        )
+
+
+def sudo(answer: Answer) -> Iterator[Finding]:
+    """Where root logs in nothing needs it, until something is to be done as the service user."""
+    if not answer.sections.get("sudo"):
+        yield error("there is no sudo, by which Ansible becomes the service user: apt install sudo there")
+
+
+def ssh(answer: Answer, asked: Asked) -> Iterator[Finding]:
+    """The machine that one types on needs no sshd to be a node; the others need one there to reach it."""
+    if asked.ssh and "key" not in answer.identity:
+        yield error(
+            "there is no /etc/ssh/ssh_host_ed25519_key.pub, by which the others shall know it: apt install "
+            "openssh-server there, or ssh-keygen -A where it is installed"
         )
