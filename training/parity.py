@@ -29,7 +29,9 @@ def describe(*, code: Path | None = None, config: Path | None = None) -> dict[st
     the files themselves would take a minute. `code` is the folder of the training package, `config` a file.
     Errors: OSError when one of the two cannot be read.
     """
-    facts = {"python": f"{platform.python_version()} {platform.python_implementation()} {platform.machine()}"}
+    # Without the last number: the distributions' own differ in it, and it changes nothing that is computed.
+    version = ".".join(platform.python_version_tuple()[:2])
+    facts = {"python": f"{version} {platform.python_implementation()} {platform.machine()}"}
     if cuda := _cuda_of_torch():
         facts["cuda"] = cuda
     if DRIVER.exists():

@@ -237,7 +237,7 @@ BAD = {
     "neither true nor false": (own("static_ip: maybe"), 20, "node2: static_ip is 'maybe'", "write true or false"),
     "empty, neither": (own("static_ip:"), 20, "node2: static_ip has no value", "take the line out"),
     "a NAS without a colon": (
-        shared("cluster_nfs_source: 192.168.1.5/volume1"), 10, "cluster_nfs_source is '192", "192.168.1.5:/volume1/minos"),
+        shared("cluster_nfs_source: 192.168.1.5/volume1"), 10, "cluster_nfs_source is '192", "such as 192.168.1.5:/"),
     "two NAS": (
         own("cluster_nfs_source: nas:/a"), 20, "cluster_nfs_source is '' on node1, 'nas:/a' on node2", "once for all"),
     "proxy": (shared("cluster_proxy_env: {http_proxy: '10.0.0.1:3128'}"), 10, "http_proxy", "http://10.0.0.1:3128"),

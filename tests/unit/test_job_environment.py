@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ansible.template import trust_as_template
 from paths import ROOT
-from rendering import evaluated, templar
+from rendering import evaluated, shared, templar
 
 FOUND = {"gpus": 2, "cores": 8, "interface": "lan0", "runs": False}
 PLAN = {"job": "demo", "recipe": "finetune", "nodes": ["node1"], "run_id": "demo-1", "code": {"path": "/code"}}
@@ -38,6 +38,17 @@ def test_what_the_cards_need():
 @pytest.mark.parametrize("given", [True, "true", "True"])
 def test_debugging_when_it_is_asked_for(given):
     assert DEBUGGING.items() <= environment(job_node_nccl_debug=given).items()
+
+
+@pytest.mark.parametrize("given", [True, "true"])
+def test_ranks_may_have_different_drivers_where_their_owner_wants_it(given):
+    assert environment(job_node_any_driver=given)["MINOS_ANY_DRIVER"] == "1"
+    assert "MINOS_ANY_DRIVER" not in environment()
+    assert "MINOS_ANY_DRIVER" not in environment(job_node_any_driver="false")
+    hosts = {"node1": "10.0.0.1"}
+    assert shared("job_node_any_driver", "node1", hosts, {}) is False
+    assert shared("job_node_any_driver", "node1", hosts, {}, nvidia_equal_versions="false") is True
+    assert shared("parity_any_driver", "node1", hosts, {}, nvidia_equal_versions=False) is True
 
 
 def test_the_shared_variable_reaches_the_role():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import subprocess
 import sys
@@ -94,6 +96,29 @@ def test_a_job_that_is_nowhere_is_said(cluster):
     done = cluster.compare("-e", "parity_job=minos-test-nothing")
     assert done.code != 0
     assert "job=minos-test-nothing: no node has a job of that name" in done.said
+
+
+@pytest.mark.parametrize("any_driver", [False, "false", True, "true"])
+def test_drivers_may_differ_where_their_owner_wants_it(any_driver, monkeypatch):
+    """What the nodes answer is made up: there is no driver here."""
+    monkeypatch.syspath_prepend(str(ROOT / "roles/parity/action_plugins"))
+    plugin = importlib.import_module("compare_nodes")
+    facts = {"python": "3.11 CPython x86_64", "package torch": "2.13.0 ab"}
+    answers = {
+        name: {"rc": 0, "stdout": json.dumps(facts | {"driver": driver})}
+        for name, driver in {"node1": "580.1", "node2": "570.2"}.items()
+    }
+    given = SimpleNamespace(args={"answers": answers, "job": "", "any_driver": any_driver}, async_val=0)
+    monkeypatch.setattr(plugin.ActionBase, "run", lambda *_: {})
+    action = object.__new__(plugin.ActionModule)
+    action._task, said = given, []
+    action._display = SimpleNamespace(display=lambda line, **_: said.append(line))
+    result = action.run()
+    assert result["failed"] is (any_driver in (False, "false"))
+    if result["failed"]:
+        assert "node2 does not run the same as node1: driver" in result["msg"]
+    else:
+        assert said == ["node1, node2: the same Python 3.11, torch 2.13.0, driver 570.2, driver 580.1, 1 packages"]
 
 
 def test_what_is_sent_is_read_before_the_node_answers():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible import constants
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
@@ -18,7 +19,9 @@ NO_JOB = 3  # what asking ends with on a node where the job has never been start
 
 
 class ActionModule(ActionBase):
-    """Arguments: answers (of the command on each node, by name; the first node is the standard) and job."""
+    """Arguments: answers (of the command on each node, by name; the first node is the standard), job, and any_driver:
+    whether the nodes' drivers may differ.
+    """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
@@ -32,7 +35,12 @@ class ActionModule(ActionBase):
                 wrong.append(f"{name} cannot say what it runs with ({said}): run site.yml")
             else:
                 facts[name] = json.loads(answer["stdout"])
-        sentence, table = compare(facts) if facts else ("", [])
+        known = facts
+        if boolean(self._task.args["any_driver"]):
+            known = {
+                name: {what: fact for what, fact in each.items() if what != "driver"} for name, each in facts.items()
+            }
+        sentence, table = compare(known) if known else ("", [])
         for line in table:
             self._display.display(line, color=constants.COLOR_ERROR)
         if sentence:

@@ -20,8 +20,8 @@ NO_SHARED_VARS = (
     "or link inventory/group_vars beside it (ln -s ../group_vars)"
 )
 HIDDEN = (
-    "{source}: the shared variables were not loaded: where there is a folder {folder} Ansible does not look at the file "
-    "all.yml beside it: rename the folder, to {cluster}"
+    "{source}: the shared variables were not loaded: beside a folder {folder} Ansible does not look at the file all.yml: "
+    "rename the folder, to {cluster}"
 )
 NO_HOSTS = "{source}: no hosts in group cluster: start from inventory/hosts.yml, which shows its shape"
 

@@ -177,7 +177,8 @@ def nameservers(inventory: Inventory) -> Iterator[str]:
     for host, value in inventory.each("cluster_nameservers"):
         where = f"{inventory.at(host, 'cluster_nameservers')}cluster_nameservers"
         if not isinstance(value, list):
-            yield f"{where} is {shown(value)}: {in_quotes('cluster_nameservers', value) or 'write a list, such as [192.168.1.1], or [] for none'}"
+            fix = in_quotes("cluster_nameservers", value) or "write a list, such as [192.168.1.1], or [] for none"
+            yield f"{where} is {shown(value)}: {fix}"
             continue
         for server in value:
             try:
@@ -190,7 +191,8 @@ def routes(inventory: Inventory) -> Iterator[str]:
     for host, value in inventory.each("cluster_routes"):
         where = f"{inventory.at(host, 'cluster_routes')}cluster_routes"
         if not isinstance(value, list):
-            yield f"{where} is {shown(value)}: {in_quotes('cluster_routes', value) or f'write a list, such as [{ROUTE}], or [] for none'}"
+            fix = in_quotes("cluster_routes", value) or f"write a list, such as [{ROUTE}], or [] for none"
+            yield f"{where} is {shown(value)}: {fix}"
             continue
         network = subnet(inventory, host) or subnet(inventory, host, by="cluster_ip")
         for route in value:

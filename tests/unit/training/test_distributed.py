@@ -100,3 +100,12 @@ def test_alone_the_exchanges_give_back_what_they_got(place):
     assert distributed.sum_over_ranks(place, torch.tensor([3, 4])) == [3, 4]
     assert distributed.table_of_ranks(place, torch.tensor([[1.0, 2.0]])).tolist() == [[[1.0, 2.0]]]
     assert distributed.agree(place, 5.0) == 5.0
+
+
+def test_drivers_count_where_they_are_used_unless_their_owner_lets_them_differ(monkeypatch):
+    monkeypatch.setattr(distributed.parity, "describe", lambda **_: {"driver": "580.1", "python": "3.11"})
+    monkeypatch.delenv("MINOS_ANY_DRIVER", raising=False)
+    assert "driver" in distributed._facts(CONFIG, "nccl")
+    assert "driver" not in distributed._facts(CONFIG, "gloo")
+    monkeypatch.setenv("MINOS_ANY_DRIVER", "1")
+    assert "driver" not in distributed._facts(CONFIG, "nccl")

@@ -61,6 +61,15 @@ def test_a_node_without_a_gpu_has_no_driver_to_compare():
     assert table[1] == "driver  580.1 on node1  570.2"
 
 
+def test_distributions_may_differ_in_the_last_number_of_python(monkeypatch):
+    monkeypatch.setattr(parity.platform, "python_version_tuple", lambda: ("3", "11", "2"))
+    debian = describe()["python"]
+    monkeypatch.setattr(parity.platform, "python_version_tuple", lambda: ("3", "11", "15"))
+    assert describe()["python"] == debian
+    monkeypatch.setattr(parity.platform, "python_version_tuple", lambda: ("3", "12", "2"))
+    assert describe()["python"] != debian
+
+
 def test_two_wholly_different_nodes_do_not_flood_the_screen():
     other = {f"package p{number}": "1" for number in range(60)}
     sentence, table = compare({"a": SAME, "b": SAME | other, "c": SAME | other})
