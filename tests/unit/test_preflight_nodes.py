@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "roles/preflight_nodes"))
 
 from node_rules import findings
 from node_rules.answer import SCRIPT, Answer, Asked
-from node_rules.compare import clocks, offset, twins
+from node_rules.compare import clocks, nobodies, offset, twins
 from node_rules.login import NO_ROOT, UNREACHABLE, explain, reached
 
 ASKED = Asked(
@@ -40,6 +40,7 @@ ASKED = Asked(
     ],
     memory=2.0,
     ssh=True,
+    accounts=["you"],
 )
 
 
@@ -68,6 +69,7 @@ GOOD = {
     "wireless": "",
     "routes": {"10.0.0.2": way(), "10.0.0.3": way()},
     "space": "/opt/minos/env /dev/sda 99 9 90000000 1% /\n/srv/minos nas:/x 99 9 90000000 1% /srv/minos",
+    "accounts": "you",
     "made": "",
     "jobs": "demo inactive 10.0.0.9:29500 10.0.0.9",
     "end": "",
@@ -214,6 +216,14 @@ def test_clocks():
     assert "120 min behind all nodes'" in found.text
 
 
+def test_an_account_that_no_node_has():
+    """Who logs in by another name elsewhere has it where it is."""
+    assert list(nobodies({"node1": {"you": True}, "node2": {"you": False}})) == []
+    assert list(nobodies({"node1": {}, "node2": {}})) == []
+    ((whom, finding),) = nobodies({"node1": {"yuo": False, "you": True}, "node2": {"yuo": False, "you": False}})
+    assert whom == "python_env_shell_users holds yuo" and finding.fatal
+
+
 def test_machines_that_are_one_and_the_same():
     def identity(machine, boot, key):
         return {"machine": machine, "boot": boot, "key": key}
@@ -266,7 +276,9 @@ def test_why_there_is_no_way_in(table, said, fix):
 def test_the_probe_runs_here_and_its_answer_is_complete(tmp_path):
     """The real script in the real shell, on this machine: its commands exist and its answer can be read."""
     space = [{"path": str(tmp_path / "not/yet"), "use": "x", "gigabytes": 0, "unless": str(tmp_path)}]
-    asked = dataclasses.replace(ASKED, members={"node1": "10.0.0.1", "here": "127.0.0.1"}, space=space)
+    asked = dataclasses.replace(
+        ASKED, members={"node1": "10.0.0.1", "here": "127.0.0.1"}, space=space, accounts=["root", "nobody-there"]
+    )
     done = subprocess.run(["sh", "-c", asked.command()], capture_output=True, text=True, timeout=60)
     found = Answer(done.stdout)
     assert found.complete and done.stderr == ""
@@ -275,6 +287,7 @@ def test_the_probe_runs_here_and_its_answer_is_complete(tmp_path):
     assert "127.0.0.1" in found.links["lo"] and found.routes["127.0.0.1"]["dev"] == "lo"
     assert found.lines("space")[0].split()[0] == space[0]["path"] and len(found.lines("space")[0].split()) == 7
     assert found.lines("made") == [str(tmp_path)]
+    assert found.lines("accounts") == ["root"]
     assert found.lines("machine")[0] == os.uname().machine
 
 

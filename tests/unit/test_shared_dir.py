@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,9 @@ def share(tmp_path, monkeypatch) -> Path:
     return tmp_path / "share"
 
 
-def commands(file: str, share: Path, **variables) -> None:
-    """Run the commands of the role's tasks, once per item of their loop."""
+def commands(file: str, share: Path, *, as_root: tuple[str, ...] = (), **variables) -> dict[str, str]:
+    """Run the commands of the role's tasks, once per item of their loop; what each task said."""
+    said = {}
     known = {"shared_dir_path": str(share), "shared_dir_uid": os.getuid(), "shared_dir_gid": os.getgid()} | variables
     for task in yaml.safe_load((ROOT / f"roles/shared_dir/tasks/{file}.yml").read_text()):
         if not (told := task.get("ansible.builtin.shell")):
@@ -42,8 +44,12 @@ def commands(file: str, share: Path, **variables) -> None:
             told = told if isinstance(told, dict) else {"cmd": told}
             command = {key: words.template(trust_as_template(text)) for key, text in told.items()}
             if "creates" not in command or not Path(command["creates"]).exists():
-                done = subprocess.run(["sh", "-c", command["cmd"]], capture_output=True, text=True, timeout=60)
+                done = subprocess.run(
+                    [*as_root, "sh", "-c", command["cmd"]], capture_output=True, text=True, timeout=60
+                )
                 assert done.returncode == 0, done.stderr
+                said[task["name"]] = done.stdout
+    return said
 
 
 def given_back(share: Path, *, data: bool = False) -> list[str]:
@@ -66,6 +72,30 @@ def test_root_makes_them_where_the_user_may_not(share):
     commands("main", share)
     assert all((share / name).is_dir() for name in FOLDERS)
     assert given_back(share) == ["photo"]
+
+
+NOBODY_THERE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--")
+"""Root without the right to enter what is others': as on a share with root_squash."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives the directory to another user")
+def test_a_share_that_only_the_service_user_may_enter(share):
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        os.chmod(folder, 0o755)
+        nas = Path(folder, "nas")
+        nas.mkdir(mode=0o700)
+        os.chown(nas, 2600, 2600)
+        become = "exec setpriv --reuid=2600 --regid=2600 --clear-groups"
+        (share.parent / "bin/runuser").write_text(f'#!/bin/sh\nshift 3\n{become} -- "$@"\n')
+        assert subprocess.run([*NOBODY_THERE, "ls", nas], capture_output=True).returncode != 0
+        user = {"shared_dir_uid": 2600, "shared_dir_gid": 2600, "as_root": NOBODY_THERE}
+        first, second = commands("main", nas, **user), commands("main", nas, **user)
+        made = "Mark the directory, and make the folders of jobs, models and packages"
+        assert first[made].split("\n") == ["made .minos-shared", *(f"made {name}" for name in FOLDERS), ""]
+        assert second[made] == "", "a second run changes nothing"
+        mark = (nas / ".minos-shared").read_text()
+        assert mark.splitlines()[1:] == [f"made {name}" for name in FOLDERS]
+        assert first["Read the mark"] == second["Read the mark"] == mark
 
 
 @pytest.mark.parametrize("own", FOLDERS)

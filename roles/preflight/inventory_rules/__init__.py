@@ -20,7 +20,7 @@ NO_SHARED_VARS = (
     "or link inventory/group_vars beside it (ln -s ../group_vars)"
 )
 HIDDEN = (
-    "{source}: the shared variables were not loaded: beside a folder {folder} Ansible does not look at the file all.yml: "
+    "{source}: the shared variables were not loaded: beside a folder {folder} Ansible does not look at all.yml: "
     "rename the folder, to {cluster}"
 )
 NO_HOSTS = "{source}: no hosts in group cluster: start from inventory/hosts.yml, which shows its shape"

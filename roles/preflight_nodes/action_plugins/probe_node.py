@@ -23,7 +23,7 @@ from node_rules.login import NO_ROOT, UNREACHABLE, explain, reached
 
 
 class ActionModule(ActionBase):
-    """Returns `findings` of this node, and `offset` and `identity` to compare with the others'."""
+    """Returns `findings` of this node, and `offset`, `identity` and `accounts` to compare with the others'."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
@@ -45,10 +45,11 @@ class ActionModule(ActionBase):
         elif answer.sections["user"] != "0":
             found.append(error("Ansible does not become root there: take ansible_become... out of the inventory"))
         after = time.time()
-        result.update(changed=False, identity={}, offset=0.0)
+        result.update(changed=False, identity={}, offset=0.0, accounts={})
         if answer.complete:
             found += findings(answer, asked)
             result.update(identity=answer.identity, offset=offset(before, answer.time, after))
+            result.update(accounts={account: account in answer.lines("accounts") for account in asked.accounts})
         where = f"{name} ({self._play_context.remote_addr})"
         result["findings"] = [finding.of(where) for finding in found]
         return result

@@ -1,4 +1,4 @@
-# What preflight asks a node, in one go. Reads only. The lines before this one set: address, peers, paths, python.
+# What preflight asks a node, in one go. Reads only. The lines before this one set: address, peers, paths, accounts...
 section() { printf '\n@%s\n' "$1"; }
 section time
 date +%s.%N
@@ -32,6 +32,8 @@ section space
 for path in $paths; do
   echo "$path $(timeout 5 sh -c 'p=$0; until [ -e "$p" ]; do p=${p%/*}; p=${p:-/}; done; df -Pk "$p" | tail -n 1' "$path")"
 done
+section accounts
+for account in $accounts; do getent passwd "$account" | cut -d: -f1; done
 section made
 for path in $made; do
   if timeout 5 test -e "$path"; then echo "$path"; fi

@@ -48,6 +48,7 @@ class Asked:
     space: list[Mapping[str, Any]]
     memory: float
     ssh: bool
+    accounts: list[str]
 
     def command(self) -> str:
         """Return the shell command for the node."""
@@ -56,6 +57,7 @@ class Asked:
             "address": self.address,
             "peers": " ".join(peers),
             "paths": " ".join(str(entry["path"]) for entry in self.space),
+            "accounts": " ".join(self.accounts),
             "made": " ".join(str(entry["unless"]) for entry in self.space if entry.get("unless")),
             "python": "/usr/bin/python3" if self.python.startswith("auto") else self.python,
         }

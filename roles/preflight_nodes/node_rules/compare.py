@@ -19,6 +19,7 @@ def compare(
     there = {name: answer for name, answer in answers.items() if answer.get("identity")}
     yield from clocks({name: answer["offset"] for name, answer in there.items()}, fatal_above, warn_above)
     yield from twins({name: answer["identity"] for name, answer in there.items()})
+    yield from nobodies({name: answer["accounts"] for name, answer in there.items()})
 
 
 def offset(before: float, there: float, after: float) -> float:
@@ -67,3 +68,13 @@ def twins(identities: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, Fi
             yield name, error(f"has the machine id of {machine}, {copy}: there, {NEW_MACHINE_ID}")
         elif key != name:
             yield name, error(f"has the SSH host key of {key}, {copy}: there, {NEW_HOST_KEYS}")
+
+
+def nobodies(accounts: Mapping[str, Mapping[str, bool]]) -> Iterator[tuple[str, Finding]]:
+    """Yield an account that was asked for and is on none of the nodes. On some is enough: people log in differently."""
+    for account in dict.fromkeys(account for asked in accounts.values() for account in asked):
+        if not any(asked.get(account) for asked in accounts.values()):
+            yield (
+                f"python_env_shell_users holds {account}",
+                error("no node has an account of that name: correct it in the inventory"),
+            )
