@@ -11,6 +11,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -234,6 +235,23 @@ def ask(inventory: Inventory, answer: str) -> str:
     os.close(terminal)
     os.waitpid(child, 0)
     return re.sub(r"\s+", " ", text)
+
+
+def test_a_machine_behind_another_that_is_only_being_met(inventory, tmp_path):
+    """Neither is known: the way to node2 leads through node1, whose key ssh asks for there, too."""
+    file, config, node1 = tmp_path / "known_hosts", tmp_path / "ssh_config", inventory.hosts["node1"]
+    (way,) = (word for word in shlex.split(node1["ansible_ssh_common_args"]) if word.startswith("ProxyCommand="))
+    config.write_text(
+        f"Host {node1['ansible_host']}\n  User rig\n  ProxyCommand {way.removeprefix('ProxyCommand=')}\n"
+        f"Host {inventory.hosts['node2']['ansible_host']}\n  ProxyJump {node1['ansible_host']}\n"
+        f"Host *\n  UserKnownHostsFile {file}\n  GlobalKnownHostsFile /dev/null\n"
+        f"  IdentityFile {node1['ansible_ssh_private_key_file']}\n  IdentitiesOnly yes\n"
+    )
+    inventory.write(ansible_ssh_common_args=f"-F {config}")
+    done = run("ansible-playbook", "-i", str(inventory.file), "playbooks/trust.yml", "-e", "trust_answer=yes")
+    assert "Known: node1, node2" in said(done)
+    assert len(file.read_text().splitlines()) == 2
+    run("ansible", "cluster", "-i", str(inventory.file), "-m", "ping")
 
 
 def test_host_keys_are_shown_asked_for_once_and_kept(inventory, tmp_path):

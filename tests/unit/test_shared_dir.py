@@ -81,7 +81,7 @@ NOBODY_THERE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives the directory to another user")
 def test_a_share_that_only_the_service_user_may_enter(share):
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        os.chmod(folder, 0o755)
+        Path(folder).chmod(0o755)
         nas = Path(folder, "nas")
         nas.mkdir(mode=0o700)
         os.chown(nas, 2600, 2600)

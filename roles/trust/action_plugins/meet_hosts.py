@@ -57,6 +57,8 @@ def known_hosts_file(variables: Mapping[str, Any]) -> str:
 
 def meet(host: str, variables: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return one of known, new, other, silent, and what is to be said about it."""
+    if variables.get("ansible_connection") == "local":
+        return "known", {"host": host}
     tried = ssh(variables, "-oStrictHostKeyChecking=yes")
     if "Host key verification failed" not in tried.stderr:
         # Refused for want of a key or a password, a host has shown its own before.
@@ -80,7 +82,7 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         hostvars = (task_vars or {})["hostvars"]
         wanted = ("inventory_hostname", "ansible_host", "ansible_port", "ansible_user", "ansible_ssh_private_key_file")
-        wanted = (*wanted, "first_contact", *OPTIONS)
+        wanted = (*wanted, "first_contact", "ansible_connection", *OPTIONS)
         hosts = {
             host: {name: hostvars[host][name] for name in wanted if name in hostvars[host]}
             for host in self._task.args["hosts"]
