@@ -8,6 +8,7 @@ import stat
 import sys
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
 from paths import ROOT, action_plugin
 
 sys.path.insert(0, str(ROOT / "roles/job_look"))
@@ -271,10 +272,25 @@ TAKES = {"job": "name", "lines": "number", "all": "switch", "output": "file", "t
         ({"output": "/nowhere/x"}, "-e output=/nowhere/x: write the path of a file in a directory that is there"),
         ({"output": "/"}, "-e output=/: write the path of a file in a directory that is there"),
         ({"to": ""}, "-e to=: write the path of a directory on this machine"),
+        (
+            {"nnodes": 2},
+            "-e nnodes: train.yml or another playbook takes this; here it would change nothing. "
+            "It takes job, lines, all, output, to",
+        ),
     ],
 )
 def test_what_a_verb_is_given_is_checked_before_any_node_is_asked(given, said):
-    assert options.wrong(given, TAKES, {"cluster_user"}) == said
+    assert options.wrong(given, TAKES, {"cluster_user"}, {"nnodes"}) == said
+
+
+def test_what_is_typed_is_for_this_command_and_a_file_for_several(tmp_path):
+    words = options.words_of_commands()
+    assert {"nnodes", "nccl_debug", "keep", "script", "group", "nproc_per_node", "to", "job"} <= words
+    assert not {"cluster_user", "first_contact", "lan_interface", "lookup", "ansible_user"} & words
+    (tmp_path / "vault.yml").write_text("vault_sudo: x\nnnodes: 2\noutptu: x\n")
+    found = options.names_in_files(["job=demo", f"@{tmp_path}/vault.yml"], DataLoader())
+    assert found == {"vault_sudo", "nnodes", "outptu"}
+    assert options.owners(found, {"output", "nnodes"}) == {"vault_sudo"}, "the last one is misspelt"
 
 
 def test_a_document_is_its_owners_until_he_says_otherwise(tmp_path):

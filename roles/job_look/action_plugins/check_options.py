@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "preflight"))
 
-from inventory_rules.options import known_names, role_options
+from inventory_rules.options import known_names, names_in_files, owners, role_options, words_of_commands
 
 # What each kind of value must be, and what to write else.
 KINDS: dict[str, tuple[Callable[[str], bool], str]] = {
@@ -38,10 +39,13 @@ KINDS: dict[str, tuple[Callable[[str], bool], str]] = {
 }
 
 
-def wrong(given: Mapping[str, Any], options: Mapping[str, str], others: Collection[str]) -> str:
+def wrong(
+    given: Mapping[str, Any], options: Mapping[str, str], others: Collection[str], elsewhere: Collection[str] = ()
+) -> str:
     """Return one line about the first thing that cannot be used, or nothing.
 
-    `options` are those of the verb with their kinds; `others` are further names that mean something.
+    `options` are those of the verb with their kinds; `others` are further names that mean something, `elsewhere` those
+    that do so to train.yml or to another verb.
     """
     takes = ", ".join(options)
     for name, value in given.items():
@@ -49,6 +53,10 @@ def wrong(given: Mapping[str, Any], options: Mapping[str, str], others: Collecti
             sound, fix = KINDS[options[name]]
             if not sound(str(value)):
                 return f"-e {name}={value}: {fix}"
+        elif name in elsewhere:
+            return (
+                f"-e {name}: train.yml or another playbook takes this; here it would change nothing. It takes {takes}"
+            )
         elif name not in others and not name.startswith("ansible_"):
             near = difflib.get_close_matches(name, options, 1)
             return f"-e {name}: nothing has this name; {f'did you mean {near[0]}? ' if near else ''}It takes {takes}"
@@ -60,7 +68,13 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        given = load_extra_vars(self._loader)
-        if given and (problem := wrong(given, self._task.args["options"], known_names(role_options()))):
+        given, options = load_extra_vars(self._loader), self._task.args["options"]
+        if given:
+            elsewhere, known = words_of_commands(), known_names(role_options())
+            # A file is for several commands; what is typed is for this one.
+            in_files = names_in_files(context.CLIARGS.get("extra_vars", ()), self._loader)
+            known |= in_files & elsewhere | owners(in_files, {*options, *known})
+            elsewhere -= in_files
+        if given and (problem := wrong(given, options, known - elsewhere, elsewhere)):
             raise AnsibleActionFail(problem)
         return result | {"changed": False}

@@ -15,10 +15,12 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(ROOT), str(ROOT / "roles/job_plan")]
+sys.path[:0] = [str(ROOT), str(ROOT / "roles/job_plan"), str(ROOT / "roles/preflight")]
 
-from job_planning.archives import archive, training_package  # noqa: E402  (found through the line above)
+from inventory_rules.options import names_in_files, owners  # noqa: E402  (found through the line above)
+from job_planning.archives import archive, training_package  # noqa: E402
 from job_planning.nodes import chosen_nodes, fewest, grace, processes  # noqa: E402
+from job_planning.options import known_names  # noqa: E402
 from job_planning.own import own  # noqa: E402
 from job_planning.trained import trained  # noqa: E402
 
@@ -60,6 +62,9 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         given, typed = load_extra_vars(self._loader), context.CLIARGS.get("extra_vars", ())
+        # A vault may hold names of its owner's, which the inventory refers to.
+        theirs = owners(names_in_files(typed, self._loader), known_names())
+        given = {name: value for name, value in given.items() if name not in theirs}
         try:
             result.update(changed=False, plan=plan(self._task.args, given, task_vars or {}, typed))
         except (ValueError, OSError) as error:

@@ -23,14 +23,18 @@ SWITCHES = {"nccl_debug"}
 JOB_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
 
+def known_names() -> set[str]:
+    files = [ROOT / "inventory/group_vars/all.yml", *ROOT.glob("roles/*/defaults/main.yml")]
+    settings = {field.name for field in dataclasses.fields(Config)}
+    return settings | OPTIONS | SWITCHES | {name for file in files for name in yaml.safe_load(file.read_text())}
+
+
 def overrides(given: Mapping[str, Any]) -> list[str]:
     """Return the settings of the config among the variables of `-e`, as key=value.
 
     ValueError for a name that nobody reads: `-e stesp=50` would otherwise train on without a word.
     """
-    settings = {field.name for field in dataclasses.fields(Config)}
-    files = [ROOT / "inventory/group_vars/all.yml", *ROOT.glob("roles/*/defaults/main.yml")]
-    known = settings | OPTIONS | SWITCHES | {name for file in files for name in yaml.safe_load(file.read_text())}
+    settings, known = {field.name for field in dataclasses.fields(Config)}, known_names()
     for name, value in given.items():
         if name not in known and not name.startswith("ansible_"):
             near = difflib.get_close_matches(name, known, n=1)
