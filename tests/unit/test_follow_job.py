@@ -79,12 +79,13 @@ def test_the_summary_of_a_failed_job_names_who_failed():
     assert "likely: a disk is full" in text and "  do           make room" in text
 
 
-def watched(monkeypatch, *states):
+def watched(monkeypatch, *states, ended_ago=1):
     """The end of a watch whose looks at the job give `states`, one after the other."""
     module = follow.ActionModule.__new__(follow.ActionModule)
     looks = iter(states)
     monkeypatch.setattr(module, "_read", lambda shared: next(looks))
     monkeypatch.setattr(follow.time, "sleep", lambda seconds: None)
+    module._written = follow.time.monotonic() - ended_ago
     return module._explained(next(looks), "/s")
 
 
@@ -94,6 +95,7 @@ def test_the_word_of_the_node_that_failed_first_is_waited_for(monkeypatch):
     assert watched(monkeypatch, lost, lost, first) == first
     assert watched(monkeypatch, first) == first
     assert watched(monkeypatch, {"state": "done"}) == {"state": "done"}
+    assert watched(monkeypatch, lost, first, ended_ago=3600) == lost, "of a job of yesterday nobody says anything more"
 
 
 def test_the_summary_of_a_script_tells_no_steps():

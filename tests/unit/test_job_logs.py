@@ -78,6 +78,20 @@ def test_a_worker_that_was_killed_is_named_by_its_agent():
     assert first_failure(merged(looks)).text == agent.format(-9)
 
 
+def test_a_figure_that_is_called_error_is_no_failure():
+    figures = (
+        "epoch 1 val_error 0.31",
+        "mse_error=0.2",
+        "0 failed, 12 passed",
+        "nonfatal",
+        "node1 NCCL INFO failed over",
+    )
+    lines = merged({"node1": look(*((at, text) for at, text in enumerate(figures)), (9, "ValueError: the one"))})
+    assert first_failure(lines).text == "ValueError: the one"
+    for text in ("Fatal Python error: Aborted", "ncclSystemError: x", "OUT OF MEMORY", "KeyboardInterrupt"):
+        assert first_failure(merged({"node1": look((1, text))})).text == text
+
+
 def test_the_lines_that_say_something():
     shown = texts(interesting(merged(CRASH)))
     assert "rank 0/2 node=node1 device=cpu backend=gloo world_size=2 pid=7" in shown

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from paths import ROOT
+from paths import ROOT, action_plugin
 
 PROGRAM = ROOT / "roles/job_look/files/look.py"
 SYSTEMCTL = """\
@@ -129,3 +130,29 @@ def test_a_share_that_hangs_is_left_alone():
     # What even SIGKILL does not end until the server is back would else hold the connection open.
     streams = look.within(5, lambda: [str(Path(f"/proc/self/fd/{number}").readlink()) for number in range(3)])
     assert streams == {"said": [os.devnull] * 3}
+
+
+ask_node = action_plugin("job_look", "ask_node")
+# What comes back instead of an answer, and what is said of it.
+NO_ANSWER = {
+    "sudo: unknown user minos\nsudo: error initializing audit plugin sudoers_audit": "no account for training: run",
+    "/bin/sh: 1: /opt/minos/envs/dist-train/bin/python: not found": "no Python environment: run site.yml",
+    "Job for minos-train@demo.service canceled.": "Job for minos-train@demo.service canceled.",
+    "Failed to start minos-train@demo.service: Unit minos-train@demo.service not found.": "service not found.",
+    "Traceback (most recent call last):\n  File x\nPermissionError: [Errno 13]": "PermissionError: [Errno 13]",
+    "sudo: a password is required": "sudo wants a password: add -K",
+    "you is not in the sudoers file.": "you may not use sudo",
+    "/bin/sh: 1: sudo: not found": "there is no sudo",
+}
+
+
+@pytest.mark.parametrize(("said", "told"), NO_ANSWER.items())
+def test_why_there_is_no_answer(said, told, monkeypatch):
+    """Only what is sudo's is put down to sudo."""
+    module = ask_node.ActionModule.__new__(ask_node.ActionModule)
+    monkeypatch.setattr(
+        module, "_low_level_execute_command", lambda *_, **__: {"stdout": "", "stderr": said}, raising=False
+    )
+    module._play_context = SimpleNamespace(remote_user="you", remote_addr="10.0.0.1", port=22)
+    answer, problem = module._ask("x", b"")
+    assert answer == {} and told in problem and "\n" not in problem

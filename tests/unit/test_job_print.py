@@ -1,9 +1,12 @@
 """`playbooks/print.yml`: what is shown is what the unit runs, read from the very texts that train.yml writes."""
 
+import json
 import shlex
 import subprocess
+from types import SimpleNamespace
 
 import pytest
+from ansible.errors import AnsibleActionFail
 from ansible.template import trust_as_template
 from paths import ROOT, action_plugin
 from rendering import templar
@@ -86,3 +89,20 @@ def test_what_an_own_script_gets_and_the_recipes_do_not(texts):
     finally:
         VALUES["job_node_plan"] = PLAN
     assert ours["HF_HUB_OFFLINE"] == "1" and "MINOS_PACKAGES" not in ours
+
+
+def test_a_node_that_is_off_is_said_in_the_document_too(texts, tmp_path, monkeypatch):
+    said, file = [], tmp_path / "print.json"
+    monkeypatch.setattr(show_command, "Display", lambda: SimpleNamespace(display=said.append))
+    monkeypatch.setattr(show_command.ActionBase, "run", lambda *_: {})
+    module = show_command.ActionModule.__new__(show_command.ActionModule)
+    arguments = {"job": "demo", "user": "minos", "planned": False, "output": str(file)}
+    nodes = {"node2": texts, "node3": {"problem": "it does not answer: switch it on"}}
+    module._task = SimpleNamespace(args=arguments | {"nodes": nodes})
+    module.run()
+    assert "# node3: it does not answer: switch it on\n" in said
+    written = json.loads(file.read_text())
+    assert list(written["nodes"]) == ["node2"] and list(written["no_answer"]) == ["node3"]
+    module._task.args["nodes"] = {"node3": nodes["node3"]}
+    with pytest.raises(AnsibleActionFail, match="there is no job 'demo'"):
+        module.run()

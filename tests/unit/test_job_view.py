@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import stat
 import sys
 
@@ -269,8 +270,14 @@ TAKES = {"job": "name", "lines": "number", "all": "switch", "output": "file", "t
         ({"lines": 0}, "-e lines=0: write a whole number, 1 or more"),
         ({"all": "perhaps"}, "-e all=perhaps: write true or false"),
         ({"job": "../x"}, "-e job=../x: no job has such a name; playbooks/jobs.yml lists them"),
-        ({"output": "/nowhere/x"}, "-e output=/nowhere/x: write the path of a file in a directory that is there"),
-        ({"output": "/"}, "-e output=/: write the path of a file in a directory that is there"),
+        (
+            {"output": "/nowhere/x"},
+            "-e output=/nowhere/x: write the path of a file in a directory that is there and that you may write to",
+        ),
+        (
+            {"output": "/"},
+            "-e output=/: write the path of a file in a directory that is there and that you may write to",
+        ),
         ({"to": ""}, "-e to=: write the path of a directory on this machine"),
         (
             {"nnodes": 2},
@@ -291,6 +298,22 @@ def test_what_is_typed_is_for_this_command_and_a_file_for_several(tmp_path):
     found = options.names_in_files(["job=demo", f"@{tmp_path}/vault.yml"], DataLoader())
     assert found == {"vault_sudo", "nnodes", "outptu"}
     assert options.owners(found, {"output", "nnodes"}) == {"vault_sudo"}, "the last one is misspelt"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_document_that_cannot_be_written_is_known_before():
+    assert "that you may write to" in options.wrong({"output": "/usr/x.json"}, TAKES, {})
+
+
+def test_a_document_replaces_no_device_no_pipe_and_no_link(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for odd in ("/dev/stdout", "/dev/null", "/dev/new", str(tmp_path / "pipe")):
+        assert "that you may write to" in options.wrong({"output": odd}, TAKES, {}), odd
+    (tmp_path / "1.json").touch()
+    (tmp_path / "latest.json").symlink_to("1.json")
+    assert options.wrong({"output": str(tmp_path / "latest.json")}, TAKES, {}) == ""
+    document.write(str(tmp_path / "latest.json"), "status", {"jobs": []})
+    assert (tmp_path / "latest.json").is_symlink() and json.loads((tmp_path / "1.json").read_text())["jobs"] == []
 
 
 def test_a_document_is_its_owners_until_he_says_otherwise(tmp_path):

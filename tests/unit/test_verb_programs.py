@@ -134,6 +134,16 @@ def test_the_journal_is_read_since_the_start_without_the_progress(node):
     assert "--dmesg" in calls[1]
 
 
+def test_lines_of_one_time_stay_in_their_order_and_long_ones_whole(node):
+    """A traceback comes in one piece, and journald gives all of its lines one time; more than 4 KiB only with --all."""
+    lines = ["Traceback (most recent call last):", '  File "b.py", line 2', '  File "a.py", line 1', "KeyError: 'x'"]
+    text = "".join(entry(5, line) for line in lines)
+    asked = {"job": "demo", "started": 0, "clock": 0, "everything": False}
+    answer, calls = node("job_logs/files/journal.py", asked, journal=text)
+    assert [line[2] for line in answer["lines"]] == lines
+    assert all("--all " in call for call in calls)
+
+
 def test_everything_is_every_line_of_every_start(node):
     text = entry(5, "step 1/9 epoch 1 loss 2.0")
     asked = {"job": "demo", "started": 0, "clock": 0, "everything": True}

@@ -7,7 +7,9 @@ and the journals are tried in tests/lab.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -171,6 +173,42 @@ def test_a_job_that_was_started_while_its_owner_was_asked_stays(cluster):
     assert done.code == 0 and not cluster.old.exists(), "a job of which nobody can say anything may go"
 
 
+def test_one_checkpoint_that_cannot_go_does_not_keep_the_others(cluster, monkeypatch):
+    """Somebody has a file of it open over NFS, for example."""
+    spec = importlib.util.spec_from_file_location("clean", ROOT / "roles/job_clean/files/clean.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    remove = program.remove_directory
+
+    def busy(path):
+        if path.name.endswith("20"):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        remove(path)
+
+    monkeypatch.setattr(program, "remove_directory", busy)
+    for name in ("demo", "old"):
+        asked = {"everything": False, "keep": 1, "look_only": False}
+        gone, kept, freed, notes = program.clean(cluster.jobs / name, asked)
+        assert [path[-2:] for path in gone] == (["10"] if name == "demo" else ["40", "10"]) and freed > 0
+        assert notes == [
+            f"{Steps(cluster.jobs / name / 'checkpoints').path(20)}: Directory not empty; what is left stays"
+        ]
+        assert [path[-2:] for path in kept] == ["30"]
+
+
+def test_a_job_that_cannot_go_whole_is_found_by_the_same_command_again(cluster, monkeypatch):
+    spec = importlib.util.spec_from_file_location("clean", ROOT / "roles/job_clean/files/clean.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+
+    def busy(path):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    monkeypatch.setattr(program.shutil, "rmtree", busy)
+    gone, _, _, notes = program.clean(cluster.old, {"everything": True, "look_only": False})
+    assert gone == [] and notes and (cluster.old / "state.json").exists()
+
+
 def test_results_are_fetched_and_checked_and_fetched_once(cluster):
     to = cluster.path / "results"
     done = cluster.verb("job_export", "-e", f"job_export_job=old job_export_to={to}")
@@ -182,6 +220,15 @@ def test_results_are_fetched_and_checked_and_fetched_once(cluster):
     assert sums.returncode == 0
     again = cluster.verb("job_export", "-e", f"job_export_job=old job_export_to={to}")
     assert "3 of them were there" in again.said and "changed=1" not in again.said
+    (cluster.old / "model/model.safetensors").unlink()
+    (cluster.old / "output/.hydra").mkdir(parents=True)
+    (cluster.old / "output/.hydra/config.yaml").write_text("x: 1\n")
+    (cluster.old / "output/best.pt").symlink_to("epoch3.pt")
+    other = cluster.verb("job_export", "-e", f"job_export_job=old job_export_to={to}")
+    assert "Not of this job as it is now, and left there: model/model.safetensors." in other.said
+    assert "Links are not fetched: output/best.pt." in other.said
+    assert "There is no model" not in other.said, "it is done: a script of its owner's makes none"
+    assert (to / "old/output/.hydra/config.yaml").read_text() == "x: 1\n"
     running = cluster.verb("job_export", "-e", f"job_export_job=demo job_export_to={to}")
     assert running.code != 0 and "Job demo is running: wait for its end" in running.said
 

@@ -56,13 +56,15 @@ def end_of(unit: str) -> str:
 
 
 def journal_of(unit: str, since: float) -> list[Line]:
-    return entries(said("journalctl", "--output=json", f"--lines={LAST}", f"--since=@{since:.0f}", f"--unit={unit}"))
+    return entries(
+        said("journalctl", "--all", "--output=json", f"--lines={LAST}", f"--since=@{since:.0f}", f"--unit={unit}")
+    )
 
 
 def kernels_log(since: float) -> list[Line]:
     """What the kernel said of killed processes and broken GPUs; nothing where a container has no kernel of its own."""
     what = "oom-kill:|Out of memory|out of memory|segfault|NVRM: Xid"
-    options = ("--output=json", "--lines=100", f"--since=@{since:.0f}", f"--grep={what}")
+    options = ("--all", "--output=json", "--lines=100", f"--since=@{since:.0f}", f"--grep={what}")
     return entries(said("journalctl", "--dmesg", *options))
 
 

@@ -36,34 +36,59 @@ def old(steps, keep):
     return (goes, stays) if stays else ([], goes)
 
 
+def remove(path, whole_job):
+    """Of a job its state goes last: without it the same command would not find what is left of one."""
+    if not whole_job:
+        remove_directory(path)
+        return
+    for child in path.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        elif child.name != "state.json":
+            child.unlink()
+    shutil.rmtree(path)
+
+
+def clean(folder, asked):
+    """What goes of one job, what stays, the bytes of it, and what is to be said."""
+    goes, kept, gone, notes, freed = [], [], [], [], 0
+    try:
+        if asked["everything"]:
+            goes = [folder]
+        for directory in [] if asked["everything"] else directories(folder):
+            away, stays = old(Steps(directory), asked["keep"])
+            if stays and Steps(directory).problem(stays[0]) is not None:
+                notes.append(f"{directory}: holds no valid checkpoint, and so nothing of it goes")
+            goes += away
+            kept += [str(path.relative_to(folder)) for path in stays]
+    except OSError as error:
+        return [], [], 0, [*notes, f"{error.filename or folder}: {error.strerror or error}; nothing of it goes"]
+    for path in goes:
+        try:
+            taken = size(path)
+            if not asked["look_only"]:
+                remove(path, whole_job=path == folder)
+        except OSError as error:  # what others keep open, or is not ours; the rest goes all the same
+            notes.append(f"{error.filename or path}: {error.strerror or error}; what is left stays")
+            continue
+        freed += taken
+        gone.append(str(path.relative_to(folder)))
+    return gone, kept, freed, notes
+
+
 def main():
     asked = json.loads(sys.argv[1])
-    look_only, removed, kept, notes, freed = asked["look_only"], {}, {}, [], 0
+    answer = {"removed": {}, "kept": {}, "bytes": 0, "notes": []}
     for name in asked["jobs"]:
         folder = Path(asked["jobs_path"], name)
         if folder.is_symlink() or not folder.is_dir() or folder.parent != Path(asked["jobs_path"]):
             continue
-        if asked["everything"]:
-            goes = [folder]
-        else:
-            goes = []
-            for directory in directories(folder):
-                away, stays = old(Steps(directory), asked["keep"])
-                if stays and Steps(directory).problem(stays[0]) is not None:
-                    notes.append(f"{directory}: holds no valid checkpoint, and so nothing of it goes")
-                goes += away
-                kept.setdefault(name, []).extend(str(path.relative_to(folder)) for path in stays)
-        for path in goes:
-            freed += size(path)
-            removed.setdefault(name, []).append(str(path.relative_to(folder)))
-            if look_only:
-                continue
-            if path == folder:
-                shutil.rmtree(folder)
-            else:
-                remove_directory(path)
-    changed = bool(removed) and not look_only
-    print(json.dumps({"removed": removed, "kept": kept, "bytes": freed, "notes": notes, "changed": changed}))
+        gone, kept, freed, notes = clean(folder, asked)
+        answer["removed"] |= {name: gone} if gone else {}
+        answer["kept"] |= {name: kept} if kept else {}
+        answer["bytes"] += freed
+        answer["notes"] += notes
+    print(json.dumps(answer | {"changed": bool(answer["removed"]) and not asked["look_only"]}))
 
 
 if __name__ == "__main__":

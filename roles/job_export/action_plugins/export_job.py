@@ -28,6 +28,7 @@ from job_view.figures import size
 PIECE = 4 << 20  # bytes fetched by one command
 MOST = 200  # files named in one command, whose argument may have 128 KiB
 SUMS = "SHA256SUMS"
+SHOWN = 5
 
 
 class Wanted(NamedTuple):
@@ -80,6 +81,18 @@ def fetch(folder: Path, files: Sequence[Wanted], pieces: Iterator[bytes]) -> Non
         part.replace(target)
 
 
+def foreign(folder: Path, files: Sequence[Wanted]) -> list[str]:
+    """Return what lies there besides, such as the model of an earlier job of this name."""
+    ours = {SUMS, *(file.name for file in files)}
+    there = (str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    return sorted(name for name in there if name not in ours)
+
+
+def some(names: Sequence[str]) -> list[str]:
+    """Return a few of them, and how many more there are."""
+    return [*names[:SHOWN], *([f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else [])]
+
+
 def piece_at(files: Sequence[Wanted], at: int) -> dict[str, Any]:
     """The files (name, bytes) from byte `at` of all on, as many as one command may name; and where in them that is."""
     begins = list(itertools.accumulate((file.size for file in files), initial=0))
@@ -89,8 +102,8 @@ def piece_at(files: Sequence[Wanted], at: int) -> dict[str, Any]:
 
 
 class ActionModule(ActionBase):
-    """Arguments: job, state, folder (its own on the head), files (of list_results.py), to, program (read_piece.py),
-    python (there), output.
+    """Arguments: job, state, folder (its own on the head), files and links (of list_results.py), to, program
+    (read_piece.py), python (there), output.
     """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -106,10 +119,18 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(str(error)) from None
         total = sum(file.size for file in files)
         there = f", {len(files) - len(wanted)} of them were there" if len(wanted) < len(files) else ""
-        model = "" if (folder / "model").exists() else f" There is no model: the job is {arguments['state']}."
+        ended = arguments["state"]
+        none = ended != "done" and not any(file.name.startswith("model/") for file in files)
+        model = f" There is no model: the job is {ended}." if none else ""
         text = f"{folder}: {len(files)} files, {size(total)}{there}; all match their hashes.{model}"
+        others = foreign(folder, files)
+        if others:
+            text += f" Not of this job as it is now, and left there: {', '.join(some(others))}."
+        if links := arguments["links"]:
+            text += f" Links are not fetched: {', '.join(some(links))}."
         self._display.display(text)
         content = {"job": arguments["job"], "to": str(folder), "files": [file._asdict() for file in files]}
+        content |= {"links": links, "others": others}
         document.write(str(arguments["output"]), "export", content)
         return result | {"changed": bool(wanted), "msg": text}
 

@@ -161,8 +161,11 @@ class ActionModule(ActionBase):
         return f"  ({for_long})" if silent else ""
 
     def _explained(self, state: dict[str, Any], shared: str) -> dict[str, Any]:
-        """Return the end with its reason: who lost a peer says so at once, and the peer's node a few seconds later."""
-        patience = time.monotonic() + EXPLAINED_WITHIN
+        """Return the end with its reason: who lost a peer says so at once, and the peer's node a few seconds later.
+
+        Of a job that ended long ago nobody says anything more.
+        """
+        patience = (time.monotonic() if self._written is None else self._written) + EXPLAINED_WITHIN
         while state.get("state") == "failed" and not failures.is_settled(state) and time.monotonic() < patience:
             time.sleep(2)
             state = self._read(shared) or state

@@ -62,7 +62,7 @@ class ActionModule(ActionBase):
         failure = first_failure(whole)
         lines = whole if everything else interesting(whole)
         if failure and failure not in lines:
-            lines = sorted([*lines, failure])
+            lines = sorted([*lines, failure], key=lambda line: line.time)
         for text in report(looks, lines, failure, 0 if everything else int(arguments["lines"])):
             self._display.display(text)
         table = [{"time": each.time, "node": each.node, "who": each.who, "text": each.text} for each in lines]

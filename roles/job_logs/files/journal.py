@@ -20,7 +20,8 @@ KERNEL = ("Out of memory: Killed process", "oom-kill:", "NVRM: Xid", "Memory cgr
 
 
 def entries(*arguments):
-    command = ["journalctl", "--no-pager", "--output=json", f"--output-fields={FIELDS}", *arguments]
+    # --all: without it a line of more than 4096 bytes is null.
+    command = ["journalctl", "--no-pager", "--all", "--output=json", f"--output-fields={FIELDS}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     for line in done.stdout.splitlines():
         entry = json.loads(line)
@@ -44,7 +45,8 @@ def main():
     if lines and since:
         kernel = entries("--dmesg", *since, "--lines=2000")
         lines += [line for line in kernel if any(word in line[2] for word in KERNEL)]
-    print(json.dumps({"time": time.time(), "lines": sorted(lines)}))
+    # Several lines may have one time: those of a traceback, which came together, stay in their order.
+    print(json.dumps({"time": time.time(), "lines": sorted(lines, key=lambda line: line[0])}))
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ WORTH = re.compile(
     r"|Start(ed|ing) |Stopp(ed|ing) |Main process exited|Failed with result|Scheduled restart|Deactivated|gave up"
     r"|rendezvous|generation|restart|Signal|SIGTERM|SIGKILL|exitcode|another rank is gone"
 )
+# Capitals count: val_error is a figure, and ValueError none.
 FAILURE = re.compile(
-    r"\b[A-Z]\w*(Error|Exception|Interrupt)\b|^Traceback|^rank \d+ \(\S+\): |not finite|out of memory|No space left"
-    r"|NVRM: Xid|oom-kill|Killed process|Segmentation fault|status=\d+/(SEGV|KILL|ABRT)|\bFAILED\b|fatal|exitcode\s*:"
-    r"|Failed with result|\[E\d{4}|^E\d{4} |do(es)? not run the same|cannot be (used|recorded)",
-    re.IGNORECASE,
+    r"\b\w*[A-Za-z](Error|Exception|Interrupt)\b|^Traceback|^rank \d+ \(\S+\): |not finite"
+    r"|(?i:out of memory|no space left)|\b(Fatal|FATAL|fatal)\b|\bFAILED\b|Failed with result|exitcode\s*:"
+    r"|NVRM: Xid|oom-kill|Killed process|Segmentation fault|status=\d+/(SEGV|KILL|ABRT)"
+    r"|\[E\d{4}|^E\d{4} |[Dd]o(es)? not run the same|cannot be (used|recorded)"
 )
 # Said by those that only notice that another one is gone, and by what ends them then.
 ECHO = re.compile(

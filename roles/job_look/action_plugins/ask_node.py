@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 import sys
 import time
@@ -24,6 +25,13 @@ from node_rules.login import NO_ROOT, UNREACHABLE, explain, last_line, reached  
 
 # What of the training package needs no torch: a job's state, and its checkpoints.
 MODULES = ("__init__.py", "errors.py", "failures/*.py", "files.py", "state.py", "storage/*.py")
+# Where site.yml has never been, or has not come to its end.
+NO_SITE = (
+    (r"sudo: unknown user|user \S+ does not exist", "there is no account for training"),
+    (r"python\S*: (not found|No such file)", "there is no Python environment"),
+)
+# Else what is said comes of the program itself.
+OF_SUDO = r"(?im)^\[?sudo\b|sudo: |password|privilege|not in the sudoers|^Sorry, try again"
 # In memory: the disk there may be full.
 RUN = """\
 import os, runpy, sys
@@ -81,8 +89,9 @@ class ActionModule(ActionBase):
         if line.startswith("{"):
             return json.loads(line), ""
         said = done["stderr"] or done["stdout"]
-        ours = "Traceback" in said or "No such file" in said
-        return {}, last_line(said) if ours else self._explain(NO_ROOT, said)
+        if found := next((what for pattern, what in NO_SITE if re.search(pattern, said)), ""):
+            return {}, f"{found}: run site.yml"
+        return {}, self._explain(NO_ROOT, said) if re.search(OF_SUDO, said) else last_line(said)
 
     def _explain(self, table: tuple[tuple[str, str, str], ...], said: str) -> str:
         context = self._play_context

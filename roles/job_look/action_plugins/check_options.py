@@ -5,6 +5,7 @@ another job might be stopped than the one that was meant.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -20,6 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "preflight"))
 
 from inventory_rules.options import known_names, names_in_files, owners, role_options, words_of_commands
 
+
+def may_be_written(file: Path) -> bool:
+    """Whether a document can be put there. It replaces what is there: a device or a pipe would be one no more."""
+    place = file.resolve()
+    usual = place.is_file() if place.exists() else not file.is_relative_to("/dev")
+    return usual and place.parent.is_dir() and os.access(place.parent, os.W_OK | os.X_OK)
+
+
 # What each kind of value must be, and what to write else.
 KINDS: dict[str, tuple[Callable[[str], bool], str]] = {
     "name": (
@@ -29,8 +38,8 @@ KINDS: dict[str, tuple[Callable[[str], bool], str]] = {
     "number": (lambda text: bool(re.fullmatch(r"[1-9][0-9]{0,8}", text)), "write a whole number, 1 or more"),
     "switch": (lambda text: text.lower() in ("true", "false", "yes", "no"), "write true or false"),
     "file": (
-        lambda text: Path(text).expanduser().absolute().parent.is_dir() and not Path(text).expanduser().is_dir(),
-        "write the path of a file in a directory that is there",
+        lambda text: may_be_written(Path(text).expanduser().absolute()),
+        "write the path of a file in a directory that is there and that you may write to",
     ),
     "directory": (
         lambda text: bool(text) and not Path(text).expanduser().is_file(),

@@ -18,7 +18,7 @@ def write(output: str, verb: str, content: Mapping[str, Any]) -> None:
     """
     if not output:
         return
-    file = Path(output).expanduser()
+    file = Path(output).expanduser().resolve()  # of a link the file that it leads to
     head = {"verb": verb, "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     temporary = file.with_name(f".{file.name}.part")
     try:

@@ -66,13 +66,15 @@ def lines_of(command: Command) -> list[str]:
 
 class ActionModule(ActionBase):
     """Arguments: job, user, planned (the job may not be there yet), output (a file, or nothing), nodes: name -> unit,
-    settings, rendezvous.
+    settings, rendezvous, or problem: why it has not answered.
     """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         job, user, planned = self._task.args["job"], self._task.args["user"], self._task.args["planned"]
-        commands, texts_of = {}, self._task.args["nodes"]
+        commands, nodes = {}, self._task.args["nodes"]
+        off = {node: texts["problem"] for node, texts in nodes.items() if "problem" in texts}
+        texts_of = {node: texts for node, texts in nodes.items() if node not in off}
         there = "\n".join(texts["rendezvous"] for texts in texts_of.values())
         meeting = re.search(r"^MINOS_RENDEZVOUS=(.+)$", there, re.MULTILINE)
         # A node that is not at work would join the others.
@@ -82,6 +84,8 @@ class ActionModule(ActionBase):
                 commands[node] = command_of(job, **texts, by_hand=by_hand)
             except ValueError as problem:
                 Display().display(f"# {node}: {problem}\n")
+        for node, problem in off.items():
+            Display().display(f"# {node}: {problem}\n")
         if not commands:
             raise AnsibleActionFail(
                 f"there is no job '{job}' on these nodes; write -e job=NAME for one that is there, "
@@ -90,7 +94,9 @@ class ActionModule(ActionBase):
         for node, command in commands.items():
             Display().display("\n".join(["", heading(node, user, planned), *lines_of(command)]))
         content = {node: each._asdict() for node, each in commands.items()}
-        document.write(str(self._task.args["output"]), "print", {"job": job, "user": user, "nodes": content})
+        document.write(
+            str(self._task.args["output"]), "print", {"job": job, "user": user, "nodes": content, "no_answer": off}
+        )
         return result | {"changed": False, "commands": content}
 
 

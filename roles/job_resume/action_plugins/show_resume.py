@@ -48,8 +48,8 @@ class ActionModule(ActionBase):
         lines, fine = resumed(job, plan, self._task.args["begun"], self._task.args["units"])
         content = {"job": job["job"], "resumed": fine, "nodes": plan["nodes"], "away": plan["away"]}
         content |= {"run_id": plan["run_id"], "checkpoint": job.get("checkpoint"), "message": " ".join(lines)}
-        document.write(str(self._task.args["output"]), "resume", content)
         if fine:
             for line in lines:
                 self._display.display(line)
+        document.write(str(self._task.args["output"]), "resume", content)
         return result | {"changed": False, "failed": not fine, "msg": " ".join(lines)}

@@ -52,8 +52,8 @@ class ActionModule(ActionBase):
         lines, fine = stopped(job, arguments["head"], asked, last, units)
         content = {"job": job, "state": last, "stopped": fine}
         content["nodes"] = {name: {"problem": look["problem"], **look["answer"]} for name, look in units.items()}
-        document.write(str(arguments["output"]), "stop", content)
         if fine:
             for line in lines:
                 self._display.display(line)
+        document.write(str(arguments["output"]), "stop", content)
         return result | {"changed": False, "failed": not fine, "msg": " ".join(lines)}
