@@ -15,7 +15,7 @@ from pathlib import Path
 from lab import process
 from lab.config import LabError, Paths
 from lab.files import mount_points
-from lab.state import LabState, NodeState
+from lab.state import LabState, NodeState, alone_on_this_host
 
 NETNS = Path("/run/netns")
 BRIDGE = "lan"
@@ -172,12 +172,13 @@ def mac(lab: str, node: str) -> str:
 
 
 def _add_namespace(lab: str, namespace: str) -> None:
-    if str(NETNS) not in mount_points():
-        # `ip netns` will mount it onto itself; remember that it was us, to take it back at the end.
-        MADE_NETNS.parent.mkdir(parents=True, exist_ok=True)
-        MADE_NETNS.touch()
     delete_namespace(lab, namespace)
-    process.run(lab, "ip", "netns", "add", namespace)
+    with alone_on_this_host():  # another lab that goes down now would take the mount away
+        if str(NETNS) not in mount_points():
+            # `ip netns` will mount it onto itself; remember that it was us, to take it back at the end.
+            MADE_NETNS.parent.mkdir(parents=True, exist_ok=True)
+            MADE_NETNS.touch()
+        process.run(lab, "ip", "netns", "add", namespace)
 
 
 def delete_namespace(lab: str, namespace: str) -> None:
@@ -227,8 +228,10 @@ def lower_lan(lab: str) -> None:
     """Remove every namespace of the lab, and /run/netns itself where a lab was the first to need it."""
     for namespace in namespaces(lab):
         delete_namespace(lab, namespace)
-    if MADE_NETNS.exists() and not any(NETNS.iterdir()):
-        while str(NETNS) in mount_points():
-            process.run(lab, "umount", NETNS)
-        NETNS.rmdir()
-        MADE_NETNS.unlink()
+    with alone_on_this_host():
+        if MADE_NETNS.exists() and not (NETNS.is_dir() and any(NETNS.iterdir())):
+            while str(NETNS) in mount_points():
+                process.run(lab, "umount", NETNS)
+            if NETNS.is_dir():  # one that was killed may have said that it makes it, and no more
+                NETNS.rmdir()
+            MADE_NETNS.unlink()

@@ -90,13 +90,16 @@ def up(paths: Paths, wanted: Wanted, settings: HostSettings) -> None:
 def _found_or_founded(paths: Paths, wanted: Wanted) -> Lab:
     state = states.load(paths)
     if state is None:
+        unfit = [name for name in wanted.options if name in states.VM_OPTIONS]
+        if (wanted.kind or DEFAULT_KIND) != "vm" and unfit:
+            raise LabError(f"--{unfit[0]} is for virtual machines: add --kind vm")
         # Nothing may be left of an earlier lab whose state was lost: its addresses could be others.
         _remove(paths)
         paths.lib.mkdir(parents=True)
-        lan, uplink = subnets.choose(_taken(), 2)
-        state = LabState(wanted.kind or DEFAULT_KIND, subnet=str(lan), uplink=str(uplink), owner=host.owner())
-        if state.kind != "vm" and (unfit := [name for name in wanted.options if name in states.VM_OPTIONS]):
-            raise LabError(f"--{unfit[0]} is for virtual machines: add --kind vm")
+        with states.alone_on_this_host():  # another lab that chooses now would choose the same
+            lan, uplink = subnets.choose(_taken(), 2)
+            state = LabState(wanted.kind or DEFAULT_KIND, subnet=str(lan), uplink=str(uplink), owner=host.owner())
+            states.save(paths, state)
         vars(state).update(wanted.options)
         # A node's processors are threads of the host. Once and for all: a snapshot fits its own hardware only.
         state.processors = max(1, (cpu_count() or 1) // (wanted.count or DEFAULT_NODES))
@@ -190,6 +193,7 @@ def start(paths: Paths, name: str) -> None:
         if node.is_on():
             print(f"lab: {name} is on already")
             return
+        node.pull_plug()  # what outlived a supervisor that was killed could answer, and be taken for the new one
         node.start()
         if not lab.state.nodes[name].cable:
             print(f"lab: {name} is on; its cable is out, so nobody can tell when it has booted")
@@ -209,6 +213,8 @@ def kill(paths: Paths, name: str, *, clean: bool) -> None:
     with states.exclusive(paths.lock):
         node = Lab.load(paths).node(name)
         if not node.is_on():
+            if not clean:
+                node.pull_plug()  # it may have outlived its supervisor
             print(f"lab: {name} is off already")
         elif clean and not node.power_off():
             raise LabError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def main() -> int:
         cases = chosen(options.faults, options.moments)
     except ValueError as error:
         parser.error(str(error))
+    # Whoever ends it with a plain kill gets the nodes taken down, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     rows: list[Row] = []
     with cluster_of(options) as cluster:
         try:

@@ -8,9 +8,10 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from tests.faults.cluster import JOBS, LOCAL, Cluster, Training
 from tests.faults.data import FOLDER
@@ -29,6 +30,7 @@ PATIENCE = 420
 QUIET = 90
 """Seconds that units and workers may take to go after their job has ended."""
 
+T = TypeVar("T")
 Struck = Iterator[None]
 """A fault: a generator that hits, yields, and then mends what is mended while the job runs."""
 
@@ -45,6 +47,12 @@ class Fault:
     loss: str = ""
     """Which time limit holds: `worker`, `loud`, `hangs`, `silent`, `boot` (verdict.goal); none for the others."""
     moments: tuple[str, ...] = USUAL
+    restarts: bool | None = None
+    """Whether it must end the workers, which are started again then, or must not; None: either may be."""
+    left: int = 0
+    """How many ranks go on, where it takes some away."""
+    timed: bool = True
+    """Whether the time to the next step means anything."""
     kind: str = ""
     """`vm`: container nodes cannot have it, for the reason in `because`."""
     because: str = ""
@@ -151,7 +159,6 @@ class Case:
         """Start the job, strike, wait for its end, put everything right; what was found."""
         shutil.rmtree(self.evidence, ignore_errors=True)
         self.evidence.mkdir(parents=True)
-        self.cluster.forget(self.job, self.other)
         state: dict = {}
         try:
             with self._undo:
@@ -163,17 +170,25 @@ class Case:
                 self.strike()
                 state = self.cluster.ended(self.job, PATIENCE)
         except Exception as problem:  # whatever it is, the next case is tried
-            self.problems.append(f"{type(problem).__name__}: {' '.join(str(problem).split())[:300]}")
+            self.went_wrong(problem)
         finally:
-            self.release()
-            for training in self.trainings:
-                training.give_up()
-            self.cluster.put_right()
-        left = self.wait_for_quiet()
-        facts = self.collect(state)
-        self.expect(not left, "; ".join(f"left on {node}: {' '.join(text.split())}" for node, text in left.items()))
-        self.cluster.forget(self.job, self.other)
-        return facts
+            for mend in (self.release, *(training.give_up for training in self.trainings), self.cluster.put_right):
+                self.attempt(mend)
+        self.attempt(self.look_for_rest, state)
+        facts = self.attempt(self.collect, state)
+        self.attempt(self.cluster.forget, self.job, self.other)
+        return facts or self.facts(state)
+
+    def attempt(self, step: Callable[..., T], *arguments: object) -> T | None:
+        """Do what comes after the fault; where that goes wrong the rest is done all the same."""
+        try:
+            return step(*arguments)
+        except Exception as problem:
+            self.went_wrong(problem)
+            return None
+
+    def went_wrong(self, problem: Exception) -> None:
+        self.problems.append(f"{type(problem).__name__}: {' '.join(str(problem).split())[:300]}")
 
     def strike(self) -> None:
         self.began = time.time()
@@ -183,6 +198,17 @@ class Case:
         self.release()
         for _ in fault:
             raise TypeError(f"{self.fault.name} yields twice")
+
+    def look_for_rest(self, ended: dict) -> None:
+        """That nothing of it is left, and that no node that was off takes it up again when it has booted."""
+        self.cluster.wait_for_units()
+        left = self.wait_for_quiet()
+        self.expect(not left, "; ".join(f"left on {node}: {' '.join(text.split())}" for node, text in left.items()))
+        if ended:
+            now = json.loads(self.cluster.read(f"{JOBS}/{self.job}/state.json"))
+            other = {key: (ended.get(key), now.get(key)) for key in ("run_id", "state", "step")}
+            again = {key: both for key, both in other.items() if both[0] != both[1]}
+            self.expect(not again, f"it was taken up again after its end: {again}")
 
     def wait_for_quiet(self) -> dict[str, str]:
         """What is left of its units and workers on the nodes after a while, by node."""
@@ -206,8 +232,10 @@ class Case:
         }
         for name, text in kept.items():
             Path(self.evidence / name).write_text(text + "\n", encoding="utf-8")
+        return self.facts(state, lines=lines, ledger=ledger, weights=weights[0] if weights else "")
+
+    def facts(self, state: dict, lines: Sequence[Line] = (), ledger: str = "", weights: str = "") -> Facts:
         return Facts(
-            began=self.began, hit=self.hit, lines=lines, state=state, ledger=ledger, boot=self.boot,
-            weights=weights[0] if weights else "", problems=self.problems, notes=self.notes,
-            job=cluster.job,
+            began=self.began, hit=self.hit, lines=lines, state=state, ledger=ledger, boot=self.boot, weights=weights,
+            problems=self.problems, notes=self.notes, job=self.cluster.job,
         )  # fmt: skip

@@ -15,12 +15,16 @@ from pathlib import Path
 
 import yaml
 
+from lab.config import Paths
 from tests.labs import ROOT, Lab, wait_until
 
 JOBS, LOCAL = "/srv/minos/jobs", "/var/lib/minos/jobs"
 GRACE = 20
 """node_grace of all jobs here; the group's timeout is in job.yaml."""
-SETTINGS = ("nnodes=3", "config=tests/faults/job.yaml", f"node_grace={GRACE}", "job_node_stop_timeout=60")
+SETTINGS = (
+    "nnodes=3", "config=tests/faults/job.yaml", f"node_grace={GRACE}", "job_node_stop_timeout=60",
+    "job_follow_interval=1",
+)  # fmt: skip
 WATCH = "/var/tmp/watch.py"
 JOB = yaml.safe_load((ROOT / "tests/faults/job.yaml").read_text())
 EMULATED = {"global_batch": 24, "timeout_start": 600, "timeout_step": 90}
@@ -187,11 +191,19 @@ class Cluster:
             wait_until(lambda node=node: is_back(node), patience * self.slower)
 
     def put_right(self) -> None:
-        """Every node on, with its cable in, its link unlimited, and no rule of ours in its firewall."""
-        self.lab.command("up")
-        for node in self.nodes:
-            self.lab.command("cable", node, "up")
-            self.lab.command("bandwidth", node, "none")
+        """Every node on, with its cable in and its link unlimited."""
+        nodes = self.lab.nodes()
+        if any(node["power"] != "on" for node in nodes.values()):
+            self.lab.command("up")
+        for name, node in nodes.items():
+            if not node["cable"]:
+                self.lab.command("cable", name, "up")
+            if node["bandwidth"]:
+                self.lab.command("bandwidth", name, "none")
+
+    def wait_for_units(self) -> None:
+        """Until what a boot starts has been started, also where something else of it has failed."""
+        self.everywhere(f"timeout {60 * self.slower} systemctl is-system-running --wait")
 
 
 @contextlib.contextmanager
@@ -201,6 +213,11 @@ def own_lab(lab: Lab, kind: str, up: Collection[str] = (), site: Collection[str]
     The share of container nodes is put on a file system of its own, in memory: only that can be filled without filling
     this machine's disk. The nodes must be off for it, as they keep what they saw there when they started.
     """
+    left = Paths(lab.name).share
+    if os.path.ismount(left):  # by one that was killed; the nodes hold it
+        for node in lab.nodes():
+            lab.command("kill", node)
+        as_root("umount", str(left))
     lab.command("down")
     share, nodes = None, ()
     try:

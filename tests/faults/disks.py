@@ -47,9 +47,10 @@ def mend_when_told(case: Case, room: Callable[[], None]) -> None:
     if told:
         case.notes.append(f"it said: {told['said'][:100]}")
     state = case.cluster.watch(case.cluster.head, case.job, "ended", patience=1)
-    case.expect(told or state, "no word about the full disk within a minute")
+    failed = bool(state) and state["state"]["state"] == "failed"
+    case.expect(told or failed, "no word about the full disk within a minute")
     room()
-    if state and state["state"]["state"] == "failed":
+    if failed:
         case.notes.append(f"failed ({state['state'].get('reason', '')[:100]}), and was started again")
         case.train().wait()
 

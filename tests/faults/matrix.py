@@ -31,7 +31,10 @@ def run(cluster: Cluster, cases: Sequence[tuple[Fault, str]], slack: float = 1) 
         case = Case(cluster, fault, moment)
         facts = case.run()
         facts.notes.append(f"the whole case took {time.monotonic() - began:.0f} s")
-        yield judge(row, fault.loss, facts, reference, timed=moment != "start", slack=slack)
+        # Workers of an earlier start may print their first line after a fault that comes before the first step.
+        known = fault.restarts if moment in ("mid", "save") or (fault.restarts and moment == "before") else None
+        timed = fault.timed and moment != "start"
+        yield judge(row, fault.loss, facts, reference, timed=timed, slack=slack, restarts=known, left=fault.left)
 
 
 def undisturbed(cluster: Cluster) -> Facts:

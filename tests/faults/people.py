@@ -33,11 +33,13 @@ def started_twice(case: Case) -> Struck:
     """The same job by two train.yml: both follow one and the same run in the end."""
     first, second = _two(case, case.job)
     yield
-    for name, run in (("first", first), ("second", second)):
-        status = run.wait()
+    runs = {"first": first, "second": second}
+    statuses = {name: run.wait() for name, run in runs.items()}
+    unlimited(case)
+    for (name, run), status in zip(runs.items(), statuses.values(), strict=True):
         if status != 0:
             case.notes.append(f"the {name} train.yml ended with {status}: {run.failed()}")
-    case.expect(0 in (first.wait(), second.wait()), "both train.yml failed")
+    case.expect(0 in statuses.values(), "both train.yml failed")
 
 
 def two_jobs(case: Case) -> Struck:
@@ -45,6 +47,7 @@ def two_jobs(case: Case) -> Struck:
     first, second = _two(case, case.other)
     yield
     statuses = first.wait(), second.wait()
+    unlimited(case)
     if case.moment == "start" and statuses[0] != 0 and statuses[1] == 0:
         case.job, case.other, first, second = case.other, case.job, second, first
         statuses = statuses[::-1]
@@ -52,12 +55,18 @@ def two_jobs(case: Case) -> Struck:
     case.notes.append(f"the second was told: {said}")
     case.expect(statuses[0] == 0, f"the first train.yml ended with {statuses[0]}: {first.failed()}")
     case.expect(statuses[1] != 0, "the second train.yml was not refused")
-    case.expect(re.search(rf"\b{case.job}\b", said), f"the refusal does not name job {case.job}")
+    case.expect(
+        re.search(rf"(?<![\w.-]){re.escape(case.job)}(?![\w.-])", said), f"the refusal does not name job {case.job}"
+    )
     case.expect(not case.cluster.busy(case.other), f"job {case.other} runs beside it")
 
 
 def _two(case: Case, job: str) -> tuple[Training, Training]:
     """Both train.yml; a slow link keeps the first one's job at work until the second has come to it."""
     case.cluster.lab.command("bandwidth", "node3", "3mbit")
-    case.later(lambda: case.cluster.lab.command("bandwidth", "node3", "none"))
+    case.later(lambda: unlimited(case))
     return case.train() if case.moment == "start" else case.trainings[0], case.train(job)
+
+
+def unlimited(case: Case) -> None:
+    case.cluster.lab.command("bandwidth", "node3", "none")

@@ -19,7 +19,7 @@ def worker_killed(case: Case) -> Struck:
 
 def worker_stopped(case: Case) -> Struck:
     """For ever: nobody sends it SIGCONT."""
-    signal_worker(case, "STOP", "node3")
+    signal_worker(case, "STOP", case.victim("node3"))
     yield
 
 
@@ -36,7 +36,7 @@ def store_killed(case: Case) -> Struck:
 
 def unit_stopped(case: Case) -> Struck:
     """By hand, on one node: it leaves, the others go on. Without waiting: it may have to save first."""
-    case.sh("node3", f"systemctl stop --no-block minos-train@{case.job}.service")
+    case.sh(case.victim("node3"), f"systemctl stop --no-block minos-train@{case.job}.service")
     yield
 
 

@@ -13,6 +13,8 @@ from tests.faults.cluster import GRACE
 from training.ledger import LedgerError, verify
 
 HELDOUT_WITHIN = 1e-3
+RANKS = 3
+"""One on each node."""
 START = re.compile(r"rank 0/(\d+) node=")
 STEP = re.compile(r"step (\d+)/\d+ epoch ")
 
@@ -140,8 +142,15 @@ def ledger_problem(text: str, job: Mapping[str, object]) -> str:
     return "" if said.startswith(wanted) else f"{said}; wanted {wanted}"
 
 
-def judge(case: Row, loss: str, facts: Facts, reference: Facts, *, timed: bool = True, slack: float = 1) -> Row:
-    """`case` with what is known of it, compared with the undisturbed run; without `timed` no time counts."""
+def judge(
+    case: Row, loss: str, facts: Facts, reference: Facts, *, timed: bool = True, slack: float = 1,
+    restarts: bool | None = None, left: int = 0,
+) -> Row:  # fmt: skip
+    """`case` with what is known of it, compared with the undisturbed run; without `timed` no time counts.
+
+    `restarts`: whether the workers must be started again, or must not, by this fault; None: nothing is known of it.
+    `left`: so many ranks must have gone on, where it takes some away. A fault that had no effect proves nothing.
+    """
     problems = [problem for problem in facts.problems if problem]
     state, steps = facts.state, facts.job["steps"]
     ended = f"{state.get('state', 'did not end')} {state.get('step', 0)}/{steps}"
@@ -150,11 +159,17 @@ def judge(case: Row, loss: str, facts: Facts, reference: Facts, *, timed: bool =
     if lost := ledger_problem(facts.ledger, facts.job):
         problems.append(f"ledger: {lost}")
     ranks = sizes(facts.lines)
-    same_ranks = set(ranks) == set(sizes(reference.lines))
+    if not ranks or 0 in ranks or sizes(reference.lines) != [RANKS]:
+        problems.append(f"steps were made by {ranks} ranks, undisturbed by {sizes(reference.lines)}, which is {RANKS}")
+    if left and min(ranks, default=0) != left:
+        problems.append(f"steps were made by {ranks} ranks, and {left} were to be left")
+    started = any(line.time > facts.began and START.match(line.text) for line in facts.lines)
+    if restarts is not None and facts.hit and started != restarts:
+        problems.append("no worker was started again" if restarts else "the workers were started again")
     equal = bool(facts.weights) and facts.weights == reference.weights
     if not facts.weights:
         problems.append("no parameters were exported")
-    elif same_ranks and not equal:
+    elif set(ranks) == {RANKS} and not equal:
         problems.append("the parameters differ from the undisturbed run's")
     difference = None
     if "heldout_last" in state and "heldout_last" in reference.state:

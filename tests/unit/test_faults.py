@@ -235,6 +235,34 @@ def test_a_fault_that_ends_otherwise_fails(good, change, problem):
     assert any(said.startswith(problem) for said in row.problems), row.problems
 
 
+UNTOUCHED = journal((100, 3, 1))
+FEWER = journal((100, 3, 1), (122, 2, 15))
+WITHOUT_EFFECT = {
+    "nobody was started again": ({"lines": UNTOUCHED}, {"restarts": True}, "no worker was started again"),
+    "all were started again": ({}, {"restarts": False}, "the workers were started again"),
+    "nobody was lost": ({}, {"left": 2}, "steps were made by [3] ranks, and 2 were to be left"),
+    "more were lost": ({"lines": FEWER}, {"left": 1}, "steps were made by [3, 2] ranks, and 1 were to be left"),
+    "no start was seen": ({"lines": UNTOUCHED[1:]}, {}, "steps were made by [0] ranks"),
+}
+
+
+@pytest.mark.parametrize(("change", "expected", "problem"), WITHOUT_EFFECT.values(), ids=WITHOUT_EFFECT)
+def test_a_fault_that_did_not_do_what_it_says_fails(good, change, expected, problem):
+    row = judge(ROW, "", dataclasses.replace(good, **change), good, **expected)
+    assert any(said.startswith(problem) for said in row.problems), row.problems
+
+
+def test_one_that_did_passes(good):
+    assert judge(ROW, "worker", good, good, restarts=True).result == "pass"
+    assert judge(ROW, "loud", dataclasses.replace(good, lines=FEWER), good, restarts=True, left=2).result == "pass"
+    assert judge(ROW, "", dataclasses.replace(good, lines=UNTOUCHED), good, restarts=False).result == "pass"
+
+
+def test_an_undisturbed_run_of_other_ranks_is_nothing_to_compare_with(good):
+    two = dataclasses.replace(good, lines=journal((100, 2, 1)))
+    assert judge(ROW, "worker", good, two).problems == ["steps were made by [3] ranks, undisturbed by [2], which is 3"]
+
+
 def test_a_lost_sample_fails(good):
     lines = good.ledger.splitlines(keepends=True)
     step = json.loads(lines[20])
@@ -321,6 +349,23 @@ def test_a_case_strikes_lets_the_writer_go_mends_and_puts_right(tried):
         "sh node3 mend at the end",
     ]
     assert done[1:7] == [*order, "put_right"] and facts.problems == [] and facts.began < facts.hit
+
+
+def test_a_lab_that_breaks_afterwards_ends_one_case_and_not_the_matrix(tried, monkeypatch):
+    def broken(cluster) -> None:
+        raise TimeoutError("node3 does not answer SSH")
+
+    monkeypatch.setattr(NoCluster, "put_right", broken, raising=False)
+    _, facts = tried("mid")
+    assert facts.problems == ["TimeoutError: node3 does not answer SSH"]
+
+
+def test_a_job_that_is_taken_up_again_is_seen(tried, monkeypatch):
+    """By a node that was off when the job ended, and has booted since."""
+    ended = {"state": "done", "step": STEPS, "run_id": "cut-1"}
+    monkeypatch.setattr(NoCluster, "ended", lambda *_: {"nodes": ["node2"], **ended}, raising=False)
+    _, facts = tried("mid")
+    assert len(facts.problems) == 1 and facts.problems[0].startswith("it was taken up again after its end: {'run_id'")
 
 
 def test_a_fault_that_breaks_is_mended_all_the_same(tried):
