@@ -89,7 +89,7 @@ def changed(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
     return {host: counts["changed"] for host, counts in recap(done).items()}
 
 
-def wait_until(condition: Callable[[], object], patience: float = 300, *, pause: float = 0.5) -> None:
+def wait_until(condition: Callable[[], object], patience: float = 300, *, pause: float = 1) -> None:
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

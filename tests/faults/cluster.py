@@ -188,7 +188,7 @@ class Cluster:
             return self.lab.command("ssh", node, "true", check=False).returncode == 0
 
         for node in nodes:
-            wait_until(lambda node=node: is_back(node), patience * self.slower)
+            wait_until(lambda node=node: is_back(node), patience * self.slower, pause=0.5)
 
     def put_right(self) -> None:
         """Every node on, with its cable in and its link unlimited."""

@@ -27,7 +27,13 @@ ROOT = Path(__file__).parents[2]
 LAB = Lab("jobs", variables={})
 NODES = ["node1", "node2", "node3"]
 JOBS, LOCAL = "/srv/minos/jobs", "/var/lib/minos/jobs"
-on, playbook = LAB.inside, LAB.playbook
+on = LAB.inside
+
+
+def playbook(name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Follows a job more closely than people need to, or each run would end seconds after its job."""
+    closely = ("-e", "job_follow_interval=1") if name == "train.yml" else ()
+    return LAB.playbook(name, *closely, *arguments, check=check)
 
 
 def state(job: str) -> dict:
@@ -45,17 +51,13 @@ def nodes():
 
 REFUSED = {
     "none": (["nnodes=0"], "nnodes=0: write a whole number from 1 to 3"),
-    "too many": (["nnodes=4"], "nnodes=4: write a whole number from 1 to 3"),
-    "no number": (["nnodes=x"], "nnodes=x: write a whole number from 1 to 3"),
-    "unknown group": (["nnodes=1", "group=studio"], "group=studio: there is no such group"),
-    "missing config": (["nnodes=1", "config=nope.yaml"], "nope.yaml: no such file"),
     "unknown key": (["nnodes=1", "config=CONFIG"], "stepz: unknown key; did you mean steps?"),
-    "unknown variable": (["nnodes=1", "stepz=1"], "-e stepz: nothing has this name; did you mean steps?"),
 }
 
 
 @pytest.mark.parametrize(("given", "message"), REFUSED.values(), ids=REFUSED)
 def test_bad_input_is_refused_before_any_node_is_touched(given, message, tmp_path):
+    """One of what is typed and one of a file; all of them are in tests/unit/test_plan_job.py."""
     config = tmp_path / "bad.yaml"
     config.write_text("data_train: x.txt\nstepz: 3\n")
     arguments = [word for pair in given for word in ("-e", pair.replace("CONFIG", str(config)))]
@@ -93,10 +95,7 @@ def killed() -> dict:
     assert re.search(r"^step \d+/90", done.stdout, re.MULTILINE), "it should return after the first step"
     assert [len(agents(node)) for node in NODES] == [1, 1, 1]
     assert [len(workers(node)) for node in NODES] == [1, 1, 1]
-    for _ in range(120):
-        if "step-" in on("node1", f"ls {JOBS}/three/checkpoints 2>/dev/null; true"):
-            break
-        time.sleep(0.5)
+    wait_until(lambda: "step-" in on("node1", f"ls {JOBS}/three/checkpoints 2>/dev/null; true"), 120)
     on("node2", f"kill -9 {workers('node2')[0]}")
     ended = playbook("train.yml", "-e", "nnodes=3 job=three steps=90 save_every=10 job_node_max_restarts=7")
     assert on("node2", "grep ^MINOS_MAX_RESTARTS /etc/minos/jobs/three.env") == "MINOS_MAX_RESTARTS=10", "it ran"
@@ -202,9 +201,11 @@ def test_a_job_that_does_not_answer_is_stopped_all_the_same(killed):
 def test_a_node_that_leaves_saves_first_and_a_stopped_job_goes_on_where_it_was(killed):
     command = ["train.yml", "-e", "nnodes=3 job=leave steps=60 heldout_rows=6 sample_tokens=0"]
     playbook(*command, "-e", "follow=false")
+    LAB.command("bandwidth", "node3", "10mbit")  # or a fast machine had made all steps before the node leaves
     second = playbook("train.yml", "-e", "nnodes=1 job=second steps=2 sample_tokens=0", check=False)
     assert "node1 trains job leave, and a node has one job at a time" in second.stdout + second.stderr
     on("node2", "systemctl stop minos-train@leave")
+    LAB.command("bandwidth", "node3", "none")
     left = state("leave")
     assert left["state"] == "running", "the job goes on without being started again"
     assert 0 < left["step"] < 60
@@ -236,7 +237,7 @@ def test_the_report_names_who_failed_first_and_not_who_lost_a_peer(killed, tmp_p
             for pid in set(re.findall(r" pid=(\d+)", journal)) - met:
                 on("node2", f"kill -9 {pid} || true")  # it may just have missed its peers
                 met.add(pid)
-            time.sleep(0.5)
+            time.sleep(1)
         following.terminate()
     # train.yml waits a minute for the word of the node that knows; beside other labs it may take longer.
     wait_until(lambda: state("shot").get("failed_node") == "node2", 180)
