@@ -10,6 +10,10 @@ from training.config import Config
 from training.data import Packed
 from training.distributed import Place
 
+TOGETHER = 32
+"""Batches of each rank after which all wait for the slowest: at the end alone a slow card would be taken for a lost
+one where there is much to evaluate."""
+
 
 @torch.no_grad()
 def heldout_loss(model: nn.Module, heldout: Packed, config: Config, place: Place) -> float:
@@ -20,8 +24,12 @@ def heldout_loss(model: nn.Module, heldout: Packed, config: Config, place: Place
     batches = _grouped(heldout.lengths.tolist(), config.micro_batch * config.seq_len)
     loss = torch.zeros((), dtype=torch.float64, device=place.device)
     model.eval()
-    for rows in batches[place.rank :: place.world_size]:
-        loss += model(*heldout.batch(rows).inputs(place.device))
+    for first in range(0, len(batches), place.world_size):
+        if first + place.rank < len(batches):
+            loss += model(*heldout.batch(batches[first + place.rank]).inputs(place.device))
+        if (first // place.world_size + 1) % TOGETHER == 0:
+            loss.cpu()  # wait for the device: what it has been given is not done yet
+            distributed.agree(place, 0)
     model.train()
     total = distributed.sum_over_ranks(place, loss.reshape(1).cpu())[0]
     return total / max(1, heldout.counted(range(len(heldout))))

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -50,13 +51,16 @@ class Run:
         self.samples = config.steps * config.global_batch if config.steps else config.epochs * rows
         self.steps = math.ceil(self.samples / config.global_batch)
         fetched = folders.as_fetched(config)
+        if place.is_main:
+            for line in oddities(config, rows, self.steps, place.world_size):
+                print(f"warning: {line}", flush=True)
         made_of = {"weights": models.identity_of(fetched.model), "data": corpus.fingerprint}
         self.progress = Progress(fingerprint=config.identity() | made_of)
         self.unsettled: list[StepResult] = []
         self.saved: bool | None = None  # whether the last save went well; None: this start has not saved yet
         self.ended = 0.0  # when the last step of this start was over, by time.monotonic
         refuse_too_large(fetched, place.device, place.nodes.count(place.node))
-        self.model = models.load_model(fetched, tokenizer, place.device)
+        self.model = models.load_model(fetched, tokenizer, place.device, highest=corpus.highest)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(config, self.trained)
         # NCCL makes its connections with DDP's first collective, and knows no limit there: first all shall be here.
@@ -98,6 +102,21 @@ class Run:
         starts = range(first, last, self.config.micro_batch)
         mine = micro_batches_of(rank, self.place.world_size, len(starts))
         return {index: range(starts[index], min(starts[index] + self.config.micro_batch, last)) for index in mine}
+
+
+def oddities(config: Config, rows: int, steps: int, ranks: int) -> Iterator[str]:
+    """What works and is hardly meant."""
+    if config.warmup_steps >= steps:
+        yield (
+            f"warmup_steps is {config.warmup_steps}, and the run has {steps} steps ({rows} rows, global_batch "
+            f"{config.global_batch}): the learning rate stays below lr; write fewer, or more epochs"
+        )
+    parts = config.global_batch // config.micro_batch
+    if ranks > parts:
+        yield (
+            f"{ranks - parts} of {ranks} processes have no rows: a step has {parts} micro-batches; write a larger "
+            f"global_batch, or a micro_batch below {config.micro_batch}"
+        )
 
 
 def resume(run: Run) -> None:

@@ -127,7 +127,8 @@ class DataSettings(Group):
     instruction_field: str = "instruction"
     """Name of the question field of pairs."""
     input_field: str = "input"
-    """Name of the optional field with the material of the question (Alpaca)."""
+    """Name of the optional field with the material of the question; `input` (Alpaca) is taken where this one is
+    absent."""
     response_field: str = "response"
     """Name of the answer field of pairs; `output` (Alpaca) is taken where this one is absent."""
     messages_field: str = "messages"
@@ -265,6 +266,7 @@ MAY_CHANGE = {
     *("data_train", "data_heldout", "data_from_share", "bad_rows", "heldout_rows"),
     *("steps", "epochs", "lr", "min_lr_fraction", "warmup_steps", "clip_norm"),
     *("precision", "gradient_checkpointing", "compile", "attention"),
+    "micro_batch",  # of the result only what dropout draws depends on it
     *(field.name for field in dataclasses.fields(RunSettings) if field.name != "recipe"),
 }
 

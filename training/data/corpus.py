@@ -88,12 +88,13 @@ def obtain(config: Config, tokenizer, *, prepared: Path | None, local_dir: Path)
 def described(manifest: dict[str, object], config: Config) -> str:
     """What the packed data are, in lines for people."""
     train, heldout, sources = manifest["train"], manifest["heldout"], manifest["sources"]
-    bad, without_answer = (sum(facts[key] for facts in sources) for key in ("bad", "without_answer"))
+    # Those that an older version has packed do not say how many were cut.
+    bad, without_answer, cut = (sum(facts.get(key, 0) for facts in sources) for key in ("bad", "without_answer", "cut"))
     return (
         f"training rows: {train['rows']:,} of up to {config.seq_len} tokens, {train['fill']:.1%} full\n"
         f"training documents: {train['documents']:,}, tokens: {train['tokens']:,}, in the loss: {train['counted']:,}\n"
         f"held-out documents: {heldout['documents']:,}, tokens: {heldout['tokens']:,}\n"
-        f"left out: {bad:,} bad rows, {without_answer:,} rows without room for an answer"
+        f"left out: {bad:,} bad rows, {without_answer:,} rows without room for an answer; cut: {cut:,} rows"
     )
 
 

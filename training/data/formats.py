@@ -25,7 +25,7 @@ class Tally:
 
     def __init__(self, name: str):
         self.name = name
-        self.rows = self.bad = self.without_answer = 0
+        self.rows = self.bad = self.without_answer = self.cut = 0
         self.first = ""
 
     def leave_out(self, row: Row, problem: BadRow) -> None:
@@ -42,10 +42,14 @@ class Tally:
         if self.without_answer:
             problem = f"their prompt alone fills seq_len ({seq_len})"
             print(f"left out: {self.name}: {self.without_answer} rows: {problem}", flush=True)
+        if self.cut:
+            lost = f"their end, with its end mark, is lost beyond seq_len ({seq_len})"
+            print(f"cut: {self.name}: {self.cut} rows: {lost}", flush=True)
         refuse_bad(self.facts(), bad_rows)
 
     def facts(self) -> dict[str, object]:
-        return {"rows": self.rows, "bad": self.bad, "first_bad": self.first, "without_answer": self.without_answer}
+        counts = {"rows": self.rows, "bad": self.bad, "without_answer": self.without_answer, "cut": self.cut}
+        return counts | {"first_bad": self.first}
 
 
 def refuse_bad(facts: dict[str, object], bad_rows: float) -> None:
@@ -73,9 +77,14 @@ class Pairs:
             answer_field = "output"
         instruction = text_in(content, config.instruction_field, config.response_field)
         response = text_in(content, answer_field, config.instruction_field)
-        material = content.get(config.input_field) or ""
+        input_field = config.input_field
+        if input_field not in content and "input" in content:
+            input_field = "input"
+        material = content.get(input_field) or ""
+        if isinstance(material, str) and not material.strip():
+            material = ""
         if material:
-            text_in(content, config.input_field)
+            text_in(content, input_field)
             if "{input}" not in config.prompt_template:
                 instruction = f"{instruction}\n\n{material}"
         values = {"instruction": instruction, "input": material}
@@ -149,17 +158,21 @@ def documents(source: Source, config: Config, tokenizer, tally: Tally) -> Iterat
 
 def _fields(config: Config) -> set[str]:
     named = {getattr(config, key) for key in ("instruction_field", "input_field", "response_field")}
-    return named | {"output", config.messages_field, config.text_field}
+    return named | {"input", "output", config.messages_field, config.text_field}
 
 
 def _fitted(rows: list[list[Draft]], divided: bool, tokenizer, seq_len: int, tally: Tally) -> Iterator[list[Document]]:
-    made = documents_of([draft for drafts in rows for draft in drafts], tokenizer)
+    drafts_of_all = [draft for drafts in rows for draft in drafts]
+    made = documents_of(drafts_of_all, tokenizer) if drafts_of_all else iter(())  # of blank texts alone
     for drafts in rows:
         own = itertools.islice(made, len(drafts))
         if divided:
             yield [piece for document in own for piece in document.divided(seq_len)]
             continue
-        cut = [document.cut(seq_len) for document in own]
+        cut = []
+        for document in own:
+            cut.append(document.cut(seq_len))
+            tally.cut += len(document.tokens) > seq_len and bool(cut[-1].counts)
         tally.without_answer += sum(not document.counts for document in cut)
         yield [document for document in cut if document.counts]
 

@@ -51,6 +51,10 @@ class Packed:
         """How many labels of these rows count in the loss; reads no tokens."""
         return int(self._labels[self._checked(indices)].sum())
 
+    def highest(self) -> int:
+        """The highest token of all; reads them all, once."""
+        return int(self._tokens.max()) if len(self._tokens) else 0
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """The rows `indices` as one micro-batch. No rows at all give one token that counts nothing: a rank without
         work still takes part in the all-reduce with it.
@@ -111,6 +115,10 @@ class Corpus:
     train: Packed
     heldout: Packed
     fingerprint: str
+
+    def highest(self) -> int:
+        """The highest token that occurs."""
+        return max(self.train.highest(), self.heldout.highest())
 
 
 def read_manifest(directory: Path) -> dict[str, object]:

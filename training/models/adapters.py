@@ -30,6 +30,21 @@ def has_adapters(model: nn.Module) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
+def _of_language(model: PreTrainedModel) -> set[int]:
+    """The ids of the modules that read and write text; models that see images have others besides."""
+    parts = [model.get_decoder(), model.get_output_embeddings()]
+    return {id(module) for part in parts if part is not None for module in part.modules()}
+
+
+def freeze_others(model: PreTrainedModel) -> None:
+    """Freeze what text does not pass through: it would get no gradient, and DDP would wait for it."""
+    ours = _of_language(model)
+    for module in model.modules():
+        if id(module) not in ours:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+
+
 def quiet_bitsandbytes() -> None:
     """Keep bitsandbytes, before its import, from advising to install what CPUs do not need."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -45,16 +60,26 @@ def with_adapters(model: PreTrainedModel, config: Config) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     names = [name.strip() for name in config.lora_targets.split(",") if name.strip()]
-    layers = {name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    ours = _of_language(model)
+    linear = {
+        name: id(module) in ours for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    }
+    layers = {name for name, of_language in linear.items() if of_language}
     for name in names:
         if name != ALL and not any(layer == name or layer.endswith(f".{name}") for layer in layers):
             known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers}))
             raise ModelError(f"lora_targets: {config.model} has no layer {name!r}; write {ALL} or some of {known}")
+    targets = ALL if ALL in names else names
+    if len(layers) < len(linear):  # peft would take those of the part that sees images, too
+        head = model.get_output_embeddings()
+        own = {name for name, module in model.named_modules() if name in layers and module is not head}
+        chosen = own if ALL in names else {each for each in own for name in names if each.endswith(f".{name}")}
+        targets = sorted(chosen)
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=ALL if ALL in names else names,
+        target_modules=targets,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):

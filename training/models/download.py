@@ -24,7 +24,8 @@ TOKENIZER_FILES = (
     *("LICENSE*", "NOTICE*", "USE_POLICY*"),
 )
 MODEL_FILES = (*TOKENIZER_FILES, "generation_config.json")
-WHOLE_WEIGHTS, SHARDED_WEIGHTS = "model.safetensors", ("model-*-of-*.safetensors", "model.safetensors.index.json")
+WHOLE_WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARDS = ("model-*-of-*.safetensors", "model.safetensors-*-of-*.safetensors")  # the index names them, whatever they are
 
 
 def download(key: str, name: str, partial: Path, commit: str | None) -> tuple[str, dict[str, str]]:
@@ -58,7 +59,8 @@ def _chosen(key: str, name: str, files: list[RepoSibling]) -> list[RepoSibling]:
     chosen = {file for file in names if any(fnmatch.fnmatch(file, pattern) for pattern in patterns)}
     if key == "model":
         whole = [WHOLE_WEIGHTS] if WHOLE_WEIGHTS in names else []
-        weights = whole or [file for pattern in SHARDED_WEIGHTS for file in fnmatch.filter(names, pattern)]
+        shards = [file for pattern in SHARDS for file in fnmatch.filter(names, pattern)] if INDEX in names else []
+        weights = whole or [*shards, *([INDEX] if shards else [])]
         if not weights:
             pickled = any(file.endswith((".bin", ".pt", ".pth")) for file in names)
             why = "only pickled weights, which run code when they are loaded" if pickled else "no weights that we read"

@@ -67,7 +67,7 @@ def _fetched(key: str, name: str, directory: Path) -> Path:
     with _alone(directory / f".{place.name}.lock"):
         outcome = "unchanged"
         for candidate in places:
-            if not _damaged(candidate):
+            if not _damaged(candidate) and (key != "model" or any(candidate.glob("*.safetensors"))):
                 place = candidate
                 break
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 from training.data.order import key_of
-from training.models.adapters import quiet_bitsandbytes, with_adapters
+from training.models.adapters import freeze_others, quiet_bitsandbytes, with_adapters
 from training.models.attention_choice import settle
 from training.models.errors import ModelError, cannot_load
 from training.settings import Config
@@ -54,14 +55,19 @@ def padding_token(tokenizer) -> int:
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-def load_model(config: Config, tokenizer, device: torch.device) -> nn.Module:
+def load_model(
+    config: Config, tokenizer, device: torch.device, *, highest: Callable[[], int] | None = None
+) -> nn.Module:
     """A causal language model on `device`, in train mode, with everything that `config` wants of it.
+
+    `highest` says which token of the data is the highest; it is asked where the tokenizer has more than the model.
 
     What is trained is fp32 and alone has requires_grad: all weights, or the adapters beside a frozen base (bf16
     or fp32 as `precision` says; 4 bits for qlora). All ranks get the same values. Errors: ModelError.
     """
     model = _scratch(config, tokenizer, device) if config.model == "scratch" else _pretrained(config, device)
-    _check_fits(config, tokenizer, model)
+    _check_fits(config, tokenizer, model, highest)
+    freeze_others(model)
     if config.tuning == "qlora":
         _keep_layout(model)
     settle(model, config)
@@ -108,7 +114,26 @@ def _scratch_config(config: Config, tokenizer) -> LlamaConfig:
     )
 
 
+def _refuse_quantised(config: Config) -> None:
+    """A model whose weights are few bits already: only adapters beside 4-bit ones of bitsandbytes can be trained."""
+    try:
+        quantised = getattr(AutoConfig.from_pretrained(config.model), "quantization_config", None)
+    except FAILURES:
+        return  # loading it says what is wrong
+    if not quantised:
+        return
+    facts = quantised if isinstance(quantised, dict) else quantised.to_dict()
+    four_bits = facts.get("load_in_4bit") or facts.get("_load_in_4bit")
+    if config.tuning == "full" or not four_bits:
+        fix = "the model that it was made from" if not four_bits else "tuning=qlora, or the model that it was made from"
+        method = str(facts.get("quant_method", "unknown")).rpartition(".")[2].lower()
+        raise ModelError(
+            f"model: {config.model} is quantised ({method}), and its weights cannot be trained; write {fix}"
+        )
+
+
 def _pretrained(config: Config, device: torch.device) -> PreTrainedModel:
+    _refuse_quantised(config)
     if (Path(config.model) / "adapter_config.json").exists():
         raise ModelError(f"model: {config.model} holds an adapter, not a model; write its base, or merge them first")
     try:
@@ -156,7 +181,7 @@ def _keep_layout(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _check_fits(config: Config, tokenizer, model: PreTrainedModel) -> None:
+def _check_fits(config: Config, tokenizer, model: PreTrainedModel, used: Callable[[], int] | None) -> None:
     places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if places and config.seq_len > places:
         raise ModelError(
@@ -165,11 +190,10 @@ def _check_fits(config: Config, tokenizer, model: PreTrainedModel) -> None:
     known = model.get_input_embeddings().weight.shape[0]
     vocabulary = tokenizer.get_vocab()
     highest = max(number for token, number in vocabulary.items() if token != tokenizer.pad_token)
-    if highest >= known:
-        raise ModelError(
-            f"tokenizer: its highest token is {highest}, but {config.model} knows {known} tokens; "
-            "leave the key out to take the model's own"
-        )
+    # Some models' own tokenizers have marks for what the model cannot see, such as images; no text has them.
+    if highest >= known and (used is None or used() >= known):
+        fix = "leave the key out to take the model's own" if config.tokenizer else "choose data without such tokens"
+        raise ModelError(f"tokenizer: its highest token is {highest}, but {config.model} knows {known} tokens; {fix}")
 
 
 def _blocks(model: PreTrainedModel) -> nn.ModuleList:

@@ -69,6 +69,22 @@ def test_other_names_of_fields(tmp_path):
     assert shown(corpus.train) == [("i\n\nx?o</s>", "o</s>")]
 
 
+def test_alpaca_with_a_preset_for_other_names(tmp_path):
+    """Its `input` is no less material for being called otherwise than in the preset's own data."""
+    rows = [
+        {"instruction": "i", "input": "x", "output": "o"},
+        {"instruction": "i", "context": "c", "input": "x", "output": "o"},
+    ]
+    corpus = obtained(tmp_path, rows, input_field="context")
+    assert [text for text, _ in shown(corpus.train)] == ["i\n\nx?o</s>", "i\n\nc?o</s>"]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t", None])
+def test_material_that_is_blank_is_none(blank, tmp_path):
+    corpus = obtained(tmp_path, [{"instruction": "i", "input": blank, "output": "o"}])
+    assert [text for text, _ in shown(corpus.train)] == ["i?o</s>"]
+
+
 def test_a_start_mark_stands_in_front_and_does_not_count(tmp_path):
     tokenizer = tiny_tokenizer(start=True)
     corpus = obtained(tmp_path, [{"instruction": "the question", "response": "the answer"}], tokenizer)
@@ -83,7 +99,10 @@ def test_long_answers_are_cut_and_rows_without_room_are_counted(tmp_path, capsys
     corpus = obtained(tmp_path, rows, seq_len=20)
     assert shown(corpus.train) == [("i?" + "x" * 18, "x" * 18), ("y" * 18 + "?z", "z")]
     said = f"left out: {tmp_path}/a.jsonl: 1 rows: their prompt alone fills seq_len (20)"
-    assert capsys.readouterr().out.count(said) == 2, "on both sides"
+    out = capsys.readouterr().out
+    assert out.count(said) == 2, "on both sides"
+    lost = f"cut: {tmp_path}/a.jsonl: 2 rows: their end, with its end mark, is lost beyond seq_len (20)"
+    assert out.count(lost) == 2, "not the one without room"
 
 
 def test_running_text_is_divided_without_marks_and_its_end_is_held_out(tmp_path):
@@ -113,6 +132,13 @@ def test_texts_in_rows_end_with_the_mark_are_divided_and_may_be_empty(tmp_path):
     )
     assert [text for text, _ in shown(corpus.train)] == ["abc</s>", "01234567", "89</s>", "a" * 7 + "</s>"]
     assert [counted for _, counted in shown(corpus.train)] == ["bc</s>", "1234567", "9</s>", "a" * 6 + "</s>"]
+
+
+def test_blank_texts_behind_a_long_one_are_no_documents(tmp_path, monkeypatch):
+    """They are tokenised in a group of their own, of nothing."""
+    monkeypatch.setattr("training.data.formats.TOGETHER", 5)
+    corpus = obtained(tmp_path, [{"text": "abcdefgh"}, {"text": "  "}, {"text": ""}])
+    assert [text for text, _ in shown(corpus.train)] == ["abcdefgh</s>"]
 
 
 def test_what_is_kept_aside_shares_no_content_with_what_is_trained_on(tmp_path):

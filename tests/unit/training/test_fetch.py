@@ -263,6 +263,7 @@ def test_a_token_opens_a_gated_model_and_is_written_nowhere(hub, client, tmp_pat
             {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"},
             "holds adapters only; write the id of a ",
         ),
+        ({"config.json": b"{}", "model.safetensors.index.json": b"{}"}, "no weights that we read; choose a model"),
         ({"model.gguf": b"x"}, "has no config.json; write the id of a whole model in the Hugging Face format"),
     ],
 )
@@ -279,6 +280,23 @@ def test_shards_are_taken_in_one_form(hub, client, tmp_path):
     assert client(model=NAME).returncode == 0
     place = tmp_path / "models/meta-llama--Tiny-hf"
     assert sorted(path.name for path in place.iterdir()) == sorted([*names, "config.json", "manifest.json"])
+
+
+def test_shards_of_another_name_are_taken_too_and_a_directory_without_any_is_mended(hub, client, tmp_path):
+    """As Qwen3.5 has them. Before they were known such a model was fetched without its weights, and then kept so."""
+    shards = ["model.safetensors-00001-of-00002.safetensors", "model.safetensors-00002-of-00002.safetensors"]
+    names = [*shards, "model.safetensors.index.json", "config.json"]
+    hub.models[NAME].files = {name: name.encode() * 100 for name in names}
+    assert client(model=NAME).returncode == 0
+    place = tmp_path / "models/meta-llama--Tiny-hf"
+    assert sorted(path.name for path in place.iterdir()) == sorted([*names, "manifest.json"])
+    manifest = json.loads((place / "manifest.json").read_text())
+    for shard in shards:
+        (place / shard).unlink()
+        del manifest["files"][shard]
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    assert client(model=NAME).returncode == 0
+    assert sorted(path.name for path in place.iterdir()) == sorted([*names, "manifest.json"])
 
 
 def test_no_network_is_one_line(client):

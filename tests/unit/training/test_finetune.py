@@ -8,15 +8,17 @@ import math
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
 from tests.unit.training.conftest import metrics_of, state_of
-from training import data, ledger
+from training import data, evaluation, ledger
 from training.config import Config, load
 from training.distributed import is_peer_failure
+from training.finetune import oddities
 from training.models import load_model, load_tokenizer
 from training.optimizer import build_optimizer, learning_rate
 from training.state import JobState
@@ -246,3 +248,45 @@ def test_a_gradient_that_is_no_number_changes_nothing():
         assert torch.equal(parameter, before) is expected
     assert torch.equal(optimizer.state[parameter]["exp_avg"], moments)
     assert optimizer.state[parameter]["step"] == 1
+
+
+def test_what_works_and_is_hardly_meant_is_said():
+    config = Config(data_train="a.txt", warmup_steps=10, global_batch=16, micro_batch=4)
+    assert list(oddities(config, rows=160, steps=11, ranks=4)) == []
+    assert ["warmup_steps is 10, and the run has 3 steps (40 rows" in line for line in oddities(config, 40, 3, 4)] == [
+        True
+    ]
+    assert ["2 of 6 processes have no rows" in line for line in oddities(config, 160, 11, 6)] == [True]
+
+
+class Counted:
+    """In place of held-out documents: their number is what the loss adds up."""
+
+    lengths = torch.tensor([8] * 5)
+
+    def __len__(self):
+        return 5
+
+    def batch(self, rows):
+        return SimpleNamespace(inputs=lambda device: (len(rows),))
+
+    def counted(self, rows):
+        return len(rows)
+
+
+@pytest.mark.parametrize("together", [1, 2, 32])
+def test_ranks_meet_during_a_long_evaluation_as_often_as_each_other(together, monkeypatch):
+    """Also where the last round has nothing for one of them."""
+    monkeypatch.setattr(evaluation, "TOGETHER", together)
+    config, met, sums = Config(data_train="a.txt", seq_len=8, micro_batch=1), [], []
+    monkeypatch.setattr(evaluation.distributed, "agree", lambda place, value: met.append(place.rank))
+    monkeypatch.setattr(
+        evaluation.distributed, "sum_over_ranks", lambda place, value: sums.append(float(value)) or [5.0]
+    )
+    model = torch.nn.Module()
+    model.forward = lambda count: torch.tensor(float(count))
+    for rank in (0, 1):
+        place = SimpleNamespace(rank=rank, world_size=2, device=torch.device("cpu"))
+        assert evaluation.heldout_loss(model, Counted(), config, place) == 1.0
+    assert met.count(0) == met.count(1) == 3 // together
+    assert sums == [3.0, 2.0]

@@ -175,6 +175,59 @@ def test_tokenizer_that_cannot_be_used_is_named_in_one_line(tmp_path):
         load(settings)
 
 
+def test_marks_for_what_a_model_cannot_see_count_where_they_occur_only(tmp_path):
+    """Gemma 3 of 1B has a tokenizer with a mark for images, one above its embeddings."""
+    model = str(save("llama", tmp_path / "model"))
+    settings = config(model=model, tokenizer=words(tmp_path / "words", eos_token="end"))
+    tokenizer = load_tokenizer(settings)
+    assert load_model(settings, tokenizer, CPU, highest=lambda: 258).training
+    with pytest.raises(ModelError, match="leave the key out"):
+        load_model(settings, tokenizer, CPU, highest=lambda: 259)
+    words(tmp_path / "model", eos_token="end")
+    with pytest.raises(ModelError, match="knows 259 tokens; choose data without such tokens"):
+        load_model(config(model=model), load_tokenizer(config(model=model)), CPU, highest=lambda: 300)
+
+
+QUANTISED = {
+    "4 bits, all": ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "full", "tuning=qlora, or the model that"),
+    "8 bits": (
+        {"quant_method": "bitsandbytes", "load_in_8bit": True},
+        "qlora",
+        "write the model that it was made from",
+    ),
+    "fp8": ({"quant_method": "fp8"}, "lora", r"\(fp8\), and its weights cannot be trained; write the model that"),
+}
+
+
+@pytest.mark.parametrize(("facts", "tuning", "fix"), QUANTISED.values(), ids=QUANTISED)
+def test_a_model_that_is_quantised_already_is_refused_where_it_cannot_be_trained(facts, tuning, fix, tmp_path):
+    directory = save("llama", tmp_path)
+    written = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(written | {"quantization_config": facts}))
+    with pytest.raises(ModelError, match=fix):
+        load(config(model=str(directory), tuning=tuning))
+
+
+SEES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+SEES |= {"image_size": 16, "patch_size": 8}
+
+
+@pytest.mark.parametrize("settings", [{}, {"tuning": "lora"}, {"tuning": "lora", "lora_targets": "q_proj"}], ids=str)
+def test_of_a_model_that_sees_images_the_part_for_text_is_trained(settings, tmp_path):
+    """Gemma 3 from 4B up is one. DDP waits for the gradient of all that is trained, in vain for what sees."""
+    reads = GROUPED | {"head_dim": 8, "sliding_window": 16}
+    both = transformers.Gemma3Config(text_config=reads, vision_config=SEES, mm_tokens_per_image=4)
+    transformers.AutoModelForCausalLM.from_config(both).save_pretrained(tmp_path)
+    transformers.ByT5Tokenizer(extra_ids=0).save_pretrained(tmp_path)
+    chosen = config(model=str(tmp_path), **settings)
+    model = load(chosen)
+    SummedLoss(model, chosen)(*row()).backward()
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    assert trained and not [name for name in trained if "vision" in name or "projector" in name]
+    assert [name for name, each in trained.items() if each.grad is None] == []
+    assert any("vision" in name for name, _ in model.named_parameters())
+
+
 def test_rows_longer_than_the_model_reads_are_refused(tmp_path):
     model = str(save("llama", tmp_path))
     with pytest.raises(ModelError, match=rf"^seq_len: 129 is more than the 128 positions of {model}; write 128$"):
