@@ -21,6 +21,7 @@ import re
 import runpy
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,10 @@ from training.failures.first import LASTED, LINES
 from training.files import wait_for_room
 from training.rendezvous import leave_failed, send_home
 from training.state import CHANGED, ENDED, OF_THE_LAST_END, JobState, StateError
+
+PAUSE = 2.0  # seconds between two looks at the state
+LINGER = 2 * 3600.0
+"""Seconds that a rank that is through waits for the others: one that left by os._exit never comes."""
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -194,6 +199,40 @@ def filled(word: str) -> str:
     )
 
 
+def record_the_end(state: JobState, worker: Worker) -> dict:
+    """Note that `worker` is through; returns the state. What has come to its end shall not run again because the last
+    file has filled the share, or because that does not answer now.
+    """
+    told = False
+    while True:
+        try:
+            wait_for_room(state.file.parent)
+            return state.change(lambda content: reached_the_end(content, worker))
+        except OSError as problem:
+            if not told:
+                print(f"alarm: the end cannot be recorded ({problem}); trying on", file=sys.stderr, flush=True)
+            told = True
+            time.sleep(PAUSE)
+
+
+def wait_for_the_others(content: dict, state: JobState, worker: Worker) -> None:
+    """Stay until the last rank is through, or all are started again.
+
+    Its agent would wait five minutes for those of the other nodes and then go. A node that boots then, or is started,
+    would begin the whole script anew, beside a rank 0 that still evaluates what was trained.
+    """
+    for asked in (signal.SIGTERM, signal.SIGINT):  # nothing of the script is left to save
+        signal.signal(asked, signal.SIG_DFL)
+    deadline = time.monotonic() + LINGER
+    while content.get("state") not in ENDED and content.get("attempt") == worker.attempt:
+        if time.monotonic() > deadline:
+            print(f"rank {worker.rank} ({worker.node}) goes: others have not come to their end yet", flush=True)
+            return
+        time.sleep(PAUSE)
+        with contextlib.suppress(OSError, StateError):  # a share that is away comes back
+            content = state.read() or content
+
+
 def run(script: Path, arguments: list[str]) -> None:
     """Run the script as the main program; raises what it raises."""
     sys.argv = [str(script), *arguments]
@@ -271,7 +310,7 @@ def main() -> None:
     if asked():
         print(f"rank {worker.rank} ({worker.node}): {name} left when it was told to; this is not its end", flush=True)
     else:
-        state.change(lambda content: reached_the_end(content, worker))
+        wait_for_the_others(record_the_end(state, worker), state, worker)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,10 @@ def test_all_have_an_address_outside(listed):
 def test_the_others_are_reached_through_the_head(listed):
     hosts = listed([OPEN, SECOND], by_file=True)
     assert (hosts["rig-1"].ssh, hosts["rig-1"].options) == ("203.0.113.5", "")
-    assert (hosts["rig-2"].ssh, hosts["rig-2"].options) == ("10.0.0.6", "-o ProxyJump=ubuntu@203.0.113.5")
+    assert (hosts["rig-2"].ssh, hosts["rig-2"].options) == (
+        "10.0.0.6",
+        '-o ProxyCommand="ssh -W %h:%p ubuntu@203.0.113.5"',
+    )
 
 
 def test_from_inside_the_cloud_nobody_needs_an_address_outside(listed):

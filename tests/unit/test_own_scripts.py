@@ -84,10 +84,32 @@ def test_its_folder_goes_with_it_but_for_what_is_not_its(asked, script):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("secret")
     packed = names(plan(asked, f"script_dir={folder}"))
-    assert sorted(packed) == ["My DDP.py", "complete", "data", "net.py", "parts/net.py", "run.sh"]
+    assert sorted(packed) == ["My DDP.py", "complete", "data", "net.py", "parts", "parts/net.py", "run.sh"]
+    assert packed["parts"].isdir() and packed["parts"].mode == 0o755, "whatever the umask of who unpacks it"
     assert packed["data"].linkname == "/srv/minos/data", "a link to a folder stays one"
     assert packed["net.py"].isfile()
     assert packed["run.sh"].mode == 0o755
+
+
+def test_a_folder_that_a_link_leads_to_is_not_forgotten(asked, script):
+    """Within script_dir it goes along; one beside it, as in a repository of several projects, would be missed."""
+    folder = script.parent
+    (folder / "parts").mkdir()
+    (folder / "parts/net.py").write_text("")
+    (folder / "nets").symlink_to("parts")
+    assert names(plan(asked, f"script_dir={folder}"))["nets"].linkname == "parts"
+    (folder.parent / "common").mkdir()
+    (folder / "utils").symlink_to("../common")
+    with pytest.raises(ValueError, match=r"utils is a link to .*/common, which is not copied with it: put that folder"):
+        plan(asked, f"script_dir={folder}")
+
+
+def test_a_script_in_a_hidden_folder_would_not_be_there(asked, script):
+    hidden = script.parent / ".work"
+    hidden.mkdir()
+    (hidden / "train.py").write_text("")
+    with pytest.raises(ValueError, match="lies in a folder that is hidden, which is not copied"):
+        plan(asked, f"script={hidden}/train.py", f"script_dir={script.parent}")
 
 
 ARGUMENTS = {

@@ -146,7 +146,8 @@ def test_the_code_is_packed_the_same_way_every_time(task_vars, text):
     paths = {plan(task_vars, config=text)["code"]["archive"] for _ in range(2)}
     assert len(paths) == 1
     with tarfile.open(paths.pop()) as archive:
-        names = archive.getnames()
+        names = [entry.name for entry in archive if not entry.isdir()]
+        assert {entry.mode for entry in archive if entry.isdir()} == {0o755}
     assert {"training/finetune.py", "training/data/order.py", "training/models/fetch.py"} < set(names)
     assert all(name.endswith(".py") for name in names[:-1])
     assert names[-1] == "complete", "the mark of a whole archive comes last"

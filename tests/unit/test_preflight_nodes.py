@@ -23,6 +23,7 @@ from node_rules import findings
 from node_rules.answer import SCRIPT, Answer, Asked
 from node_rules.compare import clocks, nobodies, offset, twins
 from node_rules.login import NO_ROOT, UNREACHABLE, explain, reached
+from node_rules.running import running
 
 ASKED = Asked(
     name="node1",
@@ -201,6 +202,12 @@ def test_without_a_gateway_a_router_between_members_is_a_warning():
     asked = dataclasses.replace(ASKED, gateway="")
     found = list(findings(answer(routes={"10.0.0.2": way(gateway="10.0.0.254")}), asked))
     assert [each.fatal for each in found] == [False]
+
+
+def test_which_jobs_run_there():
+    jobs = "demo active 10.0.0.1:29500 10.0.0.1\nold inactive x y\nnew activating x y\nlast deactivating\nbad failed"
+    assert running(answer(jobs=jobs)) == ["demo", "new", "last"]
+    assert running(answer(jobs="")) == []
 
 
 def test_clocks():

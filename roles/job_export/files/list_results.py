@@ -1,7 +1,7 @@
 """List the results of a job with their hashes; prints one JSON object. Changes nothing. Only Python's own library.
 
 Its argument is a JSON object: folder. The answer: files, each [path within the folder, bytes, SHA-256], and links, each
-its path. Left out is what only the training needs: checkpoints, packed data, packages, the logs of TensorBoard, and
+its path. Left out is what only the training needs (checkpoints, packed data, packages, the logs of TensorBoard) and
 names that begin with a dot; but not what a script of somebody's own has written, in `output`.
 """
 

@@ -21,7 +21,15 @@ def archive(kind: str, files: Iterable[tuple[str, bytes | str, int]]) -> tuple[P
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as packed:
+        folders: set[Path] = set()
         for name, content, mode in files:
+            # Named, or their rights would follow from the umask of whoever unpacks them.
+            for folder in [*reversed(Path(name).parents)][1:]:
+                if folder not in folders:
+                    entry = tarfile.TarInfo(str(folder))
+                    entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                    packed.addfile(entry)
+                    folders.add(folder)
             if Path(name).parts[0] == MARK:
                 raise ValueError(f"{name}: on the nodes a mark of Minos has the name {MARK}; call it something else")
             entry = tarfile.TarInfo(name)

@@ -32,6 +32,13 @@ def files_of(script: Path, folder: Path | None, ours: Path) -> list[tuple[str, b
     entries, size, largest = [], 0, (0, "")
     for path in _below(folder):
         name = str(path.relative_to(folder))
+        if path.is_symlink() and path.is_dir() and not path.readlink().is_absolute():
+            leads_to = path.resolve()
+            if not leads_to.is_relative_to(folder.resolve()):
+                raise ValueError(
+                    f"script_dir={folder}: {name} is a link to {leads_to}, which is not copied with it: put that "
+                    "folder itself there, or make script_dir the folder that holds both"
+                )
         if not (path.is_symlink() and not path.is_file()):
             size += path.stat().st_size
             largest = max(largest, (path.stat().st_size, name))
@@ -43,6 +50,8 @@ def files_of(script: Path, folder: Path | None, ours: Path) -> list[tuple[str, b
                 f"{largest[0] / 1e6:.0f}); data belong into the shared directory, not beside the script"
             )
         entries.append(_entry(path, name))
+    if str(script.relative_to(folder)) not in {name for name, *_ in entries}:
+        raise ValueError(f"script_dir={folder}: {script} lies in a folder that is hidden, which is not copied")
     return entries
 
 

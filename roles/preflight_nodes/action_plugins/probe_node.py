@@ -20,10 +20,13 @@ from node_rules import findings
 from node_rules.answer import Answer, Asked, Finding, error
 from node_rules.compare import offset
 from node_rules.login import NO_ROOT, UNREACHABLE, explain, reached
+from node_rules.running import running
 
 
 class ActionModule(ActionBase):
-    """Returns `findings` of this node, and `offset`, `identity` and `accounts` to compare with the others'."""
+    """Returns `findings` of this node; `offset`, `identity` and `accounts` to compare with the others'; and the `jobs`
+    that run there.
+    """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
@@ -45,10 +48,11 @@ class ActionModule(ActionBase):
         elif answer.sections["user"] != "0":
             found.append(error("Ansible does not become root there: take ansible_become... out of the inventory"))
         after = time.time()
-        result.update(changed=False, identity={}, offset=0.0, accounts={})
+        result.update(changed=False, identity={}, offset=0.0, accounts={}, jobs=[])
         if answer.complete:
             found += findings(answer, asked)
             result.update(identity=answer.identity, offset=offset(before, answer.time, after))
+            result.update(jobs=running(answer))
             result.update(accounts={account: account in answer.lines("accounts") for account in asked.accounts})
         where = f"{name} ({self._play_context.remote_addr})"
         result["findings"] = [finding.of(where) for finding in found]

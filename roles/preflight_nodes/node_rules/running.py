@@ -6,6 +6,14 @@ from collections.abc import Iterator
 
 from .answer import Answer, Asked, Finding, error
 
+AT_WORK = ("active", "activating", "reloading", "deactivating")
+
+
+def running(answer: Answer) -> list[str]:
+    """Return the names of the jobs whose units are at work there, if only to save before they stop."""
+    states = (line.split(" ") for line in answer.lines("jobs"))
+    return [job for job, state, *_ in states if state in AT_WORK]
+
 
 def check(answer: Answer, asked: Asked) -> Iterator[Finding]:
     for line in answer.lines("jobs"):

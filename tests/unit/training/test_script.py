@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import os
+import re
 import signal
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from conftest import ROOT, state_of
 
 from training import script
 from training.rendezvous import connected, is_closed
-from training.script import Worker, joined, reached_the_end
+from training.script import Worker, joined, reached_the_end, record_the_end, wait_for_the_others
 from training.state import JobState
 
 NOW = datetime.datetime(2026, 5, 4, 12, 0, tzinfo=datetime.UTC)
@@ -271,6 +274,63 @@ def test_a_script_that_goes_when_it_is_told_to_is_not_done(waits, state, own, tm
         os.kill(run.process.pid, signal.SIGTERM)
     assert run.wait() == 0, run.output
     assert state_of(tmp_path / "job")["state"] == state
+
+
+EVALUATES = """
+    import os, time
+
+    if os.environ["RANK"] == "0":
+        time.sleep(6)
+    print("through", os.environ["RANK"], flush=True)
+"""
+
+
+def test_who_is_through_stays_until_the_last_one_is(own, tmp_path):
+    """Its agent would leave after a while, and a node that boots then would begin the script anew."""
+    run = own(EVALUATES)
+    run.until(lambda: state_of(tmp_path / "job").get("finished") == [1])
+    pid = re.search(r"rank 1/2 .* pid=(\d+)", run.output)[1]
+    time.sleep(2)
+    assert Path(f"/proc/{pid}").exists() and state_of(tmp_path / "job")["state"] == "running"
+    assert run.wait() == 0, run.output
+    assert (state_of(tmp_path / "job")["state"], run.output.count("through")) == ("done", 2)
+
+
+def test_who_waits_for_the_others_goes_at_once_when_it_is_told_to(own, tmp_path):
+    run = own(EVALUATES.replace("sleep(6)", "sleep(60)"))
+    run.until(lambda: state_of(tmp_path / "job").get("finished") == [1])
+    began = time.monotonic()
+    os.kill(run.process.pid, signal.SIGTERM)
+    run.wait()
+    assert time.monotonic() - began < 20 and state_of(tmp_path / "job")["state"] == "running"
+
+
+def test_an_end_that_cannot_be_recorded_is_no_reason_to_run_again(tmp_path, monkeypatch):
+    """The last file has filled the share, or that gives an error once."""
+    state, worker = JobState(tmp_path), Worker.of({"MINOS_RUN_ID": "r1", "WORLD_SIZE": "1"})
+    state.change(lambda content: joined(content, worker, {}, datetime.datetime.now(datetime.UTC)))
+    change, troubles = (
+        JobState.change,
+        iter([OSError(errno.ESTALE, "Stale"), OSError(errno.EIO, "I/O error")]),
+    )
+
+    def troubled(self, how):
+        for trouble in troubles:
+            raise trouble
+        return change(self, how)
+
+    monkeypatch.setattr(JobState, "change", troubled)
+    monkeypatch.setattr("training.script.PAUSE", 0.01)
+    assert record_the_end(state, worker)["state"] == "done"
+
+
+def test_who_left_past_the_interpreter_is_not_waited_for_for_ever(tmp_path, monkeypatch, capsys):
+    state, worker = JobState(tmp_path), Worker.of({"MINOS_RUN_ID": "r1", "WORLD_SIZE": "2", "RANK": "0"})
+    monkeypatch.setattr("training.script.PAUSE", 0.01)
+    monkeypatch.setattr("training.script.LINGER", 0.1)
+    monkeypatch.setattr("training.script.signal.signal", lambda *_: None)
+    wait_for_the_others({"state": "running", "attempt": worker.attempt}, state, worker)
+    assert "others have not come to their end yet" in capsys.readouterr().out
 
 
 def test_who_leaves_past_the_interpreter_is_not_seen_to_come_to_its_end(own, tmp_path):
