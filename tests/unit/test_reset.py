@@ -116,9 +116,10 @@ def test_the_users_home_is_emptied_only_where_we_have_made_it(written, goes, tmp
 def test_the_environment_is_removed_only_where_we_have_made_it(written, goes):
     path = Path("/data/env")
     told = {"python_env_path": str(path), **before_us(path, written)}
+    told |= {"__python_env_installers": {"stdout_lines": ["/opt/minos/uv"]}}
     removed = task("python_env", "reset", "Remove the environment, its installers and what they came from", **told)
     assert ("/data/env" in removed) is goes
-    assert "/opt/minos/uv" in removed
+    assert "/opt/minos/uv" in removed and "/opt/minos/conda" not in removed, "one that is not ours"
 
 
 def plan(**found) -> list[str]:
