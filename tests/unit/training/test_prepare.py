@@ -48,7 +48,7 @@ def test_it_says_and_records_what_the_nodes_need(file, tmp_path, capsys):
     assert facts["fill"] == pytest.approx(facts["tokens"] / (64 * facts["rows"]))
     assert facts["bad_rows"] == 0 and "model" not in facts and "tokenizer" not in facts
     assert f"training rows: {facts['rows']} of up to 64 tokens, {facts['fill']:.1%} full" in said
-    assert "left out: 0 bad rows, 0 rows without room for an answer" in said
+    assert "left out: 0 bad rows, 0 rows without room for an answer; cut: 0 rows" in said
 
 
 def test_again_is_unchanged_until_something_is(file, tmp_path, capsys):
