@@ -117,7 +117,9 @@ def _scratch_config(config: Config, tokenizer) -> LlamaConfig:
 def _refuse_quantised(config: Config) -> None:
     """A model whose weights are few bits already: only adapters beside 4-bit ones of bitsandbytes can be trained."""
     try:
-        quantised = getattr(AutoConfig.from_pretrained(config.model), "quantization_config", None)
+        quantised = getattr(
+            AutoConfig.from_pretrained(config.model, trust_remote_code=False), "quantization_config", None
+        )
     except FAILURES:
         return  # loading it says what is wrong
     if not quantised:

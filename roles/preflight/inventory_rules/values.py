@@ -51,9 +51,10 @@ def interface(value: Any) -> bool:
 def switch(value: Any) -> bool:
     """An INI file has false only as a text, and so has -e."""
     try:
-        return isinstance(boolean(value), bool)
+        boolean(value)
     except TypeError:
         return False
+    return True
 
 
 def nfs_source(value: Any) -> bool:
