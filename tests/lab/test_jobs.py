@@ -401,9 +401,10 @@ def test_the_verbs_answer(killed, tmp_path):
 def test_the_verbs_answer_with_a_node_off(killed, tmp_path):
     LAB.command("cable", "node2", "down")
     try:
-        given = {"status": "", "jobs": "", "logs": "job=three", "clean": "keep=1", "export": "job=verbs"}
+        export = f"job=verbs to={tmp_path}"
+        given = {"status": "", "jobs": "", "logs": "job=three", "clean": "keep=1", "export": export}
         for name, words in given.items():
-            done, document = verb(name, *words.split(), f"to={tmp_path}")
+            done, document = verb(name, *words.split())
             assert "node2: it does not answer" in done.stdout or name == "export"
             assert document and all(counts["unreachable"] == 0 for counts in recap(done).values())
     finally:
