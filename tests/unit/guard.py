@@ -30,6 +30,8 @@ def below(module: ModuleType, tree: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for name, value in list(vars(module).items()):
         if isinstance(value, Path):
             monkeypatch.setattr(module, name, tree / value.relative_to("/"))
+        elif isinstance(value, tuple) and value and all(isinstance(each, Path) for each in value):
+            monkeypatch.setattr(module, name, tuple(tree / each.relative_to("/") for each in value))
 
 
 def moved(module: ModuleType, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,6 +244,7 @@ def test_ours_is_the_same_after_the_installers_file_is_gone(tmp_path, monkeypatc
 
     def ours() -> str:
         found = {"interface": NIC, "owner": "networkd", "links": {NIC: {"mac": MAC}}, "id": look.id_of(NIC, MAC)}
+        found["mtu"] = 0
         return rendered("netplan", "60-minos.yaml.j2", __netplan_found=found, **told)
 
     first = ours()
@@ -251,6 +252,11 @@ def test_ours_is_the_same_after_the_installers_file_is_gone(tmp_path, monkeypatc
     (tmp_path / "etc/netplan/60-minos.yaml").write_text(first)
     (tmp_path / "etc/netplan/00-installer.yaml").unlink()
     assert ours() == first
+
+
+WANTED = {"address": "10.0.0.9/24", "gateway": "", "nameservers": [], "mtu": 0, "old": "", "after": False}
+FACTS = {"mac": MAC, "addresses": ["10.0.0.9/24"], "static": ["10.0.0.9"], "kind": "", "max_mtu": 0, "mtu": 1500}
+FACTS |= {"carrier": True, "up": True}
 
 
 @pytest.mark.parametrize(
@@ -274,18 +280,61 @@ def test_name_servers_that_would_be_gone_after_a_boot(leads_to, owner, resolved,
         monkeypatch.setattr(look, name, answer)
     if leads_to:
         look.RESOLV.symlink_to(tmp_path / leads_to)
-    wanted = {"address": "10.0.0.9/24", "gateway": "", "nameservers": ["10.0.0.1"], "mtu": 0, "old": "", "after": False}
-    facts = {
-        "mac": MAC,
-        "addresses": ["10.0.0.9/24"],
-        "static": ["10.0.0.9"],
-        "kind": "",
-        "carrier": True,
-        "max_mtu": 0,
-    }
-    found = list(look.problems_of(wanted, NIC, facts, {}, owner))
+    wanted = WANTED | {"nameservers": ["10.0.0.1"]}
+    found = list(look.problems_of(wanted, NIC, FACTS, {}, owner))
     assert ["install systemd-resolved" in problem for problem in found] == [True] * told
-    assert list(look.problems_of(wanted | {"nameservers": []}, NIC, facts, {}, owner)) == []
+    assert list(look.problems_of(WANTED, NIC, FACTS, {}, owner)) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "part", "said"),
+    [
+        ({}, "wireless", "enp1s0 is WiFi, which is not for Minos to set up: set static_ip: false"),
+        ({}, "phy80211", "enp1s0 is WiFi"),
+        ({"up": False, "carrier": False}, "", "enp1s0 is switched off there: sudo ip link set dev enp1s0 up"),
+        ({"carrier": False}, "", "enp1s0 has no link: plug in its cable"),
+    ],
+)
+def test_an_interface_that_cannot_be_used_is_said(facts, part, said, tmp_path, monkeypatch):
+    """netplan would let ifupdown's WiFi go at the next boot: nobody tells it the key."""
+    look = looking(tmp_path, monkeypatch)
+    if part:
+        (look.LINKS / NIC / part).mkdir()
+    (problem,) = look.problems_of(WANTED, NIC, FACTS | facts, {}, "ifupdown")
+    assert problem.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("now", "noted", "own"),
+    [
+        (1500, None, 0),
+        (1450, None, 1450),
+        (9000, {"interface": NIC, "mtu": 1500}, 0),
+        (9000, {"interface": NIC, "mtu": 1450}, 1450),
+        (1450, {"interface": "enp2s0", "mtu": 9000}, 1450),
+    ],
+    ids=["usual", "the owner's", "ours, over the usual", "ours, over the owner's", "a note of another interface"],
+)
+def test_packets_of_the_owners_size_stay_so(now, noted, own, tmp_path, monkeypatch):
+    """His own file, which says it, is set aside: without a word of ours it were 1500 after the next boot."""
+    look = looking(tmp_path, monkeypatch)
+    if noted:
+        look.NOTES[-1].parent.mkdir(parents=True)
+        look.NOTES[-1].write_text(json.dumps(noted))
+    assert look.own_mtu(NIC, {"mtu": now}) == own
+    found = {"interface": NIC, "owner": "networkd", "links": {NIC: {"mac": MAC}}, "id": NIC, "mtu": own}
+    for wanted in (0, 4000):
+        told = {"netplan_address": "10.0.0.9/24", "netplan_mtu": wanted, "inventory_hostname": "node1"}
+        text = rendered("netplan", "60-minos.yaml.j2", __netplan_found=found, **told)
+        assert yaml.safe_load(text)["network"]["ethernets"][NIC].get("mtu", 0) == (wanted or own)
+
+
+def test_what_sudo_says_first_is_no_answer():
+    lines = ["sudo: unable to resolve host rig: Name or service not known", '{"interface": "enp1s0"}']
+    assert evaluated("netplan", "__netplan_found", __netplan_look={"stdout_lines": lines}) == {"interface": "enp1s0"}
+    lost = {"stdout": "\nsudo: unable to resolve host rig\n10.0.0.3\n"}
+    told = {"netplan_peers": ["10.0.0.2", "10.0.0.3"], "__netplan_lost": lost}
+    assert evaluated("netplan", "__netplan_unreached", **told) == ["10.0.0.3"]
 
 
 # --- the role -------------------------------------------------------------------------------------------------------

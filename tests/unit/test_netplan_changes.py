@@ -183,3 +183,41 @@ def test_what_we_have_written_is_nobodys_work(machine, capsys, monkeypatch):
     machine.keep(None)
     machine.undo(Asked())
     assert list(machine.INTERFACES.parent.glob(".*")) == []
+
+
+def test_what_was_tried_is_kept_and_not_what_was_written_since(machine):
+    """By a run of somebody else's, between the two commands that are typed on the machine itself."""
+    machine.change(address="10.0.0.9/24")
+    tried = machine.CANDIDATE.read_text()
+    machine.CANDIDATE.write_text(tried.replace("10.0.0.9", "10.0.0.77"))
+    machine.keep(None)
+    assert (machine.ETC / machine.OURS).read_text() == tried
+
+
+def test_the_timer_stays_armed_until_all_is_kept(machine, monkeypatch):
+    machine.change()
+    machine.ran.clear()
+
+    def full(path, text, mode=0o644):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(machine.program, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        machine.keep(None)
+    assert not [command for command in machine.ran if command[:2] == ("systemctl", "stop")]
+
+
+def test_a_resolv_conf_that_nobody_may_write_stays_as_it_is(machine, monkeypatch):
+    real = machine.program.replace
+
+    def replace(file, text, mode=None):
+        if file == machine.RESOLV:
+            raise PermissionError(1, "Operation not permitted")
+        real(file, text, mode)
+
+    machine.RESOLV.parent.mkdir(exist_ok=True)
+    machine.RESOLV.write_text("nameserver 10.0.0.53\n")
+    machine.change()
+    monkeypatch.setattr(machine.program, "replace", replace)
+    machine.keep(None)
+    assert not machine.NOTE.exists() and machine.RESOLV.read_text() == "nameserver 10.0.0.53\n"

@@ -7,8 +7,8 @@ python3 look.py WANTED, a JSON object with the keys
     interface (name, MAC, or empty: the one that holds the address, or else the way out)
 
 The answer: links (name -> mac, addresses), interface, owner (networkd, NetworkManager, ifupdown or nobody), id (what
-netplan calls it, if it knows it), holds (whether the address is on it now) and problems, one line each. A question that
-needs a tool that is not installed yet is left out.
+netplan calls it, if it knows it), mtu (its owner's own, 0: the usual 1500), holds (whether the address is on it now)
+and problems, one line each. A question that needs a tool that is not installed yet is left out.
 """
 
 import ipaddress
@@ -24,6 +24,8 @@ from pathlib import Path
 
 NETPLAN, LINKS = Path("/etc/netplan"), Path("/sys/class/net")
 RESOLV, RUN = Path("/etc/resolv.conf"), Path("/run")
+# What minos-netplan has written down of the interface: in a trial that nobody has kept, and before the first change.
+NOTES = (RUN / "minos-netplan/trial.json", Path("/var/lib/minos-netplan/before.json"))
 OURS, BY_MAC = "60-minos.yaml", "minos"
 LEAVE = "set static_ip: false for this node and keep its address fixed yourself"
 
@@ -43,6 +45,7 @@ def links():
         given = [each for each in link["addr_info"] if each["scope"] == "global"]
         addresses = [f"{each['local']}/{each['prefixlen']}" for each in given if each["family"] == "inet"]
         facts = {"mac": link["address"].lower(), "addresses": addresses, "max_mtu": link.get("max_mtu", 0)}
+        facts |= {"mtu": link.get("mtu", 1500), "up": "UP" in link["flags"]}
         facts["static"] = [each["local"] for each in given if not each.get("dynamic")]
         facts["kind"] = (
             "part of " + link["master"] if "master" in link else link.get("linkinfo", {}).get("info_kind", "")
@@ -105,6 +108,17 @@ def id_of(interface, mac):
     named = [(file.name == OURS, name) for file, name, _ in definitions(interface, mac)]
     theirs, ours = ([name for of_us, name in named if of_us is which] for which in (False, True))
     return next((name for name in [*theirs, *ours] if name != BY_MAC), "")
+
+
+def own_mtu(interface, facts):
+    """What its owner has set, which netplan would put back to 1500 at the next boot; 0 where it is that. Not what we
+    have set since.
+    """
+    for note in (json.loads(file.read_text()) for file in NOTES if file.exists()):
+        if note.get("interface") == interface:
+            facts = facts | {"mtu": note.get("mtu", facts["mtu"])}
+            break
+    return 0 if facts["mtu"] == 1500 else facts["mtu"]
 
 
 def mapping(value):
@@ -175,6 +189,9 @@ def problems_of(wanted, interface, facts, gateways, owner):
     """What would cut the machine off or disturb another one."""
     address = ipaddress.IPv4Interface(wanted["address"])
     gateway, holds = wanted["gateway"], str(address.ip) in bare(facts)
+    if any((LINKS / interface / part).exists() for part in ("wireless", "phy80211")):
+        yield f"{interface} is WiFi, which is not for Minos to set up: {LEAVE}"
+        return
     if facts["kind"] not in ("", "veth", "tun"):
         yield f"{interface} is {facts['kind']}, which is not for Minos to set up: {LEAVE}"
         return
@@ -193,6 +210,10 @@ def problems_of(wanted, interface, facts, gateways, owner):
         yield f"nobody would write cluster_nameservers to {other} (resolvconf): install systemd-resolved, or {LEAVE}"
     if wanted["after"] and gateway and gateways.get(interface) != gateway:
         yield f"its way out is {gateways.get(interface, 'gone')} and not cluster_gateway {gateway}"
+    if not facts["up"]:
+        switch = f"sudo ip link set dev {interface} up"
+        yield f"{interface} is switched off there: {switch}, or set lan_interface to another one"
+        return
     if not facts["carrier"]:
         yield f"{interface} has no link: plug in its cable, or set lan_interface to another one"
         return
@@ -225,7 +246,7 @@ def main():
     routes = json.loads(output("ip", "-json", "-4", "route", "show", "default") or "[]")
     gateways = {route["dev"]: route.get("gateway", "no gateway") for route in routes}
     interface = chosen(wanted, known, gateways)
-    found = {"links": known, "interface": interface, "owner": "", "id": "", "holds": False, "problems": []}
+    found = {"links": known, "interface": interface, "owner": "", "id": "", "mtu": 0, "holds": False, "problems": []}
     if interface is None:
         wrong = (
             f"there is no interface {wanted['interface']} (lan_interface)"
@@ -239,6 +260,7 @@ def main():
         found["id"] = id_of(interface, facts["mac"])
         found["holds"] = wanted["address"].partition("/")[0] in bare(facts)
         if os.geteuid() == 0:
+            found["mtu"] = own_mtu(interface, facts)
             found["problems"] = list(problems_of(wanted, interface, facts, gateways, found["owner"]))
     print(json.dumps(found))
 
