@@ -37,7 +37,9 @@ class ActionModule(ActionBase):
         context = self._play_context.copy()
         context.password = None
         connection = self._shared_loader_obj.connection_loader.get("ssh", context)
-        connection.set_options(var_options=task_vars, direct={"ssh_args": ALONE, "password": None})
+        # Of an option that is there twice ssh takes the first; another file or a way through another machine stays.
+        given = self._templar.template(task_vars.get("ansible_ssh_args", ""))
+        connection.set_options(var_options=task_vars, direct={"ssh_args": f"{ALONE} {given}", "password": None})
         try:
             code, _, error = connection.exec_command("true", sudoable=False)
         except AnsibleError as failure:
