@@ -58,10 +58,21 @@ def test_a_port_that_the_owner_limits_or_logs_stays_so():
     for own in ("ufw limit 22/tcp", "ufw allow log 22/tcp", "ufw limit log-all 22/tcp comment 'mine'"):
         assert missing(own) == RULES[1:]
         assert stale(own) == []
-    assert missing("ufw deny 22/tcp") == RULES, "or enabling ufw would shut us out"
     assert missing("ufw limit from 10.0.0.1") == RULES, "members are not counted"
     some = {"firewall_ssh_from": ["10.0.0.0/24"]}
     assert missing("ufw limit from 10.0.0.0/24 to any port 22 proto tcp", **some) == RULES[1:]
+
+
+def test_a_port_that_the_owner_has_closed_is_not_opened():
+    """ufw would put ours in the place of his rule, and nobody would ever bring that back."""
+
+    def reopened(*present, **options):
+        return evaluated("firewall", "__firewall_reopened", **told(*present, **options))
+
+    for own in ("ufw deny 22/tcp", "ufw reject log 22/tcp comment 'mine'"):
+        assert reopened(*RULES[1:], own) == ["ufw allow 22/tcp"]
+        assert reopened(own, firewall_ssh_from=["10.0.0.0/24"]) == []
+    assert reopened("ufw deny 8080/tcp", "ufw deny from 10.0.0.8 to any port 22 proto tcp", *RULES) == []
 
 
 def test_ssh_from_some_places_only_takes_the_rule_for_all_back():
