@@ -39,6 +39,7 @@ ASKED = Asked(
         {"path": "/opt/minos/env", "use": "the environment", "gigabytes": 4, "unless": "/opt/minos/env/bin/python"},
         {"path": "/srv/minos", "use": "jobs", "gigabytes": 2.0},
     ],
+    mends="",
     memory=2.0,
     ssh=True,
     accounts=["you"],
@@ -46,7 +47,11 @@ ASKED = Asked(
 
 
 def link(name, *addresses):
-    return {"ifname": name, "addr_info": [{"family": "inet", "local": address} for address in addresses]}
+    return {
+        "ifname": name,
+        "address": f"52:54:00:00:00:0{name[-1:]}",
+        "addr_info": [{"family": "inet", "local": address} for address in addresses],
+    }
 
 
 # As `ip` says it of one that is up and has no IPv4 address yet.
@@ -72,6 +77,8 @@ GOOD = {
     "space": "/opt/minos/env /dev/sda 99 9 90000000 1% /\n/srv/minos nas:/x 99 9 90000000 1% /srv/minos",
     "accounts": "you",
     "made": "",
+    "firewalls": "",
+    "services": "",
     "jobs": "demo inactive 10.0.0.9:29500 10.0.0.9",
     "end": "",
 }
@@ -128,6 +135,19 @@ WRONG = {
         "leaves by tun0 through 10.8.0.1",
         "take away that route",
     ),
+    "another address of the same card": (
+        {"routes": {"10.0.0.2": way(prefsrc="10.0.0.57"), "10.0.0.3": way(prefsrc="10.0.0.1")}},
+        True,
+        "traffic to node2 (10.0.0.2) leaves with the address 10.0.0.57, and the others let 10.0.0.1 in",
+        "take 10.0.0.57 off lan0",
+    ),
+    "a firewall that apt would take away": (
+        {"firewalls": "netfilter-persistent"},
+        True,
+        "its firewall is iptables-persistent",
+        "sudo apt purge netfilter-persistent",
+    ),
+    "two firewalls": ({"firewalls": "nftables"}, False, "nftables.service is enabled", "systemctl disable nftables"),
     "through the router": (
         {"routes": {"10.0.0.2": way(gateway="10.0.0.254")}},
         True,
@@ -191,7 +211,36 @@ def test_the_interface_that_the_inventory_names(interface, links, named):
 
 
 def test_an_address_that_the_node_shall_get_is_no_mistake():
-    assert list(findings(answer(links=LONE), dataclasses.replace(ASKED, interface="lan0"))) == []
+    for interface in ("lan0", "52:54:00:00:00:00"):
+        assert list(findings(answer(links=LONE), dataclasses.replace(ASKED, interface=interface))) == []
+
+
+@pytest.mark.parametrize("interface", ["lan1", "52:54:00:00:00:01", ""])
+@pytest.mark.parametrize("met", ["10.0.0.57", "rig.local", "fe80::2"])
+def test_where_a_machine_is_met_first_need_not_be_where_its_address_shall_be(met, interface):
+    links = [link("lan0", "10.0.0.57"), link("lan1")]
+    asked = dataclasses.replace(ASKED, members={}, address=met, wanted="10.0.0.1", interface=interface)
+    assert list(findings(answer(links=links, routes={}), asked)) == []
+
+
+def test_a_mac_that_no_interface_has():
+    (found,) = findings(answer(), dataclasses.replace(ASKED, interface="52:54:00:00:00:77"))
+    assert found.fatal and "it has no interface 52:54:00:00:00:77, only lan0 (10.0.0.1)" in found.text
+
+
+def test_what_only_a_head_has_is_known():
+    assert answer(services="rendezvous\ntensorboard").lines("services") == ["rendezvous", "tensorboard"]
+    services = {"__preflight_nodes_answer": {"services": ["rendezvous"]}}
+    hosts = {"node1": "10.0.0.1", "node2": "10.0.0.2"}
+    told = {host: shared("torchrun_head_services", host, hosts, {"head": ["node1"]}, **services) for host in hosts}
+    assert told == {"node1": [], "node2": ["rendezvous"]}
+
+
+def test_a_share_that_this_run_mounts_anew_may_be_silent():
+    """Its server has just been installed again, or another machine shall export it."""
+    silent = {"space": "/opt/minos/env /dev/sda 99 9 90000000 1% /\n/srv/minos"}
+    (found,) = findings(answer(**silent), dataclasses.replace(ASKED, mends="/srv/minos"))
+    assert not found.fatal and "/srv/minos does not answer" in found.text
 
 
 def test_what_is_installed_needs_no_room():

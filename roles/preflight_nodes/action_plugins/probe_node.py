@@ -24,8 +24,8 @@ from node_rules.running import running
 
 
 class ActionModule(ActionBase):
-    """Returns `findings` of this node; `offset`, `identity` and `accounts` to compare with the others'; and the `jobs`
-    that run there.
+    """Returns `findings` of this node; `offset`, `identity` and `accounts` to compare with the others'; the `jobs` that
+    run there; and the roles whose `services`, which are the head's, it has.
     """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -48,11 +48,11 @@ class ActionModule(ActionBase):
         elif answer.sections["user"] != "0":
             found.append(error("Ansible does not become root there: take ansible_become... out of the inventory"))
         after = time.time()
-        result.update(changed=False, identity={}, offset=0.0, accounts={}, jobs=[])
+        result.update(changed=False, identity={}, offset=0.0, accounts={}, jobs=[], services=[])
         if answer.complete:
             found += findings(answer, asked)
             result.update(identity=answer.identity, offset=offset(before, answer.time, after))
-            result.update(jobs=running(answer))
+            result.update(jobs=running(answer), services=answer.lines("services"))
             result.update(accounts={account: account in answer.lines("accounts") for account in asked.accounts})
         where = f"{name} ({self._play_context.remote_addr})"
         result["findings"] = [finding.of(where) for finding in found]

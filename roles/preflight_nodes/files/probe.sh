@@ -46,4 +46,13 @@ for file in /etc/minos/jobs/*.env; do
     echo "$job $(systemctl is-active "minos-train@$job.service") $(sed -n 's/^MINOS_\(STORE\|CLUSTER_IP\)=//p' "$file" | tr '\n' ' ')"
   fi
 done
+section firewalls
+# Where firewalld keeps the rules, there is no ufw that these would quarrel with.
+if ! systemctl is-active --quiet firewalld.service; then
+  if [ "$(dpkg-query --show --showformat '${db:Status-Status}' netfilter-persistent)" = installed ]; then echo netfilter-persistent; fi
+  if [ "$(systemctl is-enabled nftables.service)" = enabled ]; then echo nftables; fi
+fi
+section services
+if [ -e /etc/systemd/system/minos-store.service ]; then echo rendezvous; fi
+if [ -e /etc/systemd/system/minos-tensorboard.service ]; then echo tensorboard; fi
 section end

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import disk, network, running, system
+from . import disk, firewalls, network, running, system
 from .answer import Answer, Asked, Finding
 
-RULES = (system.check, network.check, disk.check, running.check)
+RULES = (system.check, network.check, disk.check, firewalls.check, running.check)
 
 
 def findings(answer: Answer, asked: Asked) -> Iterator[Finding]:

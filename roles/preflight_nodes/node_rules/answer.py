@@ -46,6 +46,7 @@ class Asked:
     python: str
     systems: Mapping[str, list[str]]
     space: list[Mapping[str, Any]]
+    mends: str
     memory: float
     ssh: bool
     accounts: list[str]
@@ -99,6 +100,12 @@ class Answer:
             for link in found
             if link.get("ifname")
         }
+
+    def interface(self, named: str) -> str:
+        """The name of an interface that the inventory gives by its MAC or its name; as given where there is none."""
+        links = json.loads(self.sections.get("links") or "[]")
+        macs = {link["address"].lower(): link["ifname"] for link in links if link.get("ifname") and link.get("address")}
+        return macs.get(named.lower(), named)
 
     @property
     def routes(self) -> dict[str, dict[str, Any]]:
