@@ -48,7 +48,7 @@ def test_only_the_server_gets_the_servers_package():
 def test_the_export_is_to_addresses_only_with_root_squashed():
     text = rendered("nfs_server", "minos.exports.j2", nfs_server_clients=["10.0.0.1", "10.0.0.3"])
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    options = "(rw,sync,root_squash,no_subtree_check,sec=sys)"
+    options = "(rw,sync,root_squash,no_subtree_check,crossmnt,sec=sys)"
     assert lines == [f'"/srv/minos" 10.0.0.1{options} 10.0.0.3{options}']
     alone = rendered("nfs_server", "minos.exports.j2", nfs_server_clients=[])
     assert not [line for line in alone.splitlines() if line and not line.startswith("#")], "no name is everybody"
@@ -139,6 +139,34 @@ def test_a_former_client_can_become_the_server(client):
     assert done(client, look) == ["ours"]
     (client / "srv-minos.automount").unlink()
     assert "type autofs" in done(client, look), "somebody else's mount is refused"
+
+
+# What `stat` says of the mounted directory each time -> status, what is said, and what systemd is asked for.
+ANSWERS = {
+    "there": (["exit 0"], 0, "", ["start"]),
+    "root is nobody": (['echo "stat: Permission denied" >&2; exit 1'], 0, "", ["start"]),
+    "gone": (['echo "stat: Stale file handle" >&2; exit 1', "exit 0"], 0, "", ["start", "stop", "start"]),
+    "gone for good": (['echo "stat: Stale file handle" >&2; exit 1'] * 2, 1, "no answer", ["start", "stop", "start"]),
+    "silent": (["sleep 30"], 1, "no answer in 1 s", ["start"]),
+}
+
+
+@pytest.mark.parametrize(("answers", "status", "said", "asked"), ANSWERS.values(), ids=ANSWERS)
+def test_a_share_that_is_mounted_must_answer_too(answers, status, said, asked, tmp_path):
+    """Its server may have been installed again, or has it on another disk; systemctl and stat are stand-ins."""
+    for number, answer in enumerate(answers):
+        (tmp_path / f"answer{number}").write_text(answer)
+    counted = f'cd {tmp_path}; n=$(cat seen 2>/dev/null || echo 0); echo $((n + 1)) > seen; exec sh "answer$n"'
+    noted = f'[ "$1" != is-failed ] || exit 1; echo "$1" >> {tmp_path}/asked'
+    for name, script in {"stat": counted, "systemctl": noted}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    told = {"nfs_client_patience": 1, "__nfs_client_unit": "srv-minos"}
+    script = task("nfs_client", "mount", "Mount it", **told)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=path, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout.strip()[: len(said)]) == (status, said), ran.stderr
+    assert (tmp_path / "asked").read_text().split() == asked
 
 
 def test_the_defaults_say_what_the_mount_must_survive():
