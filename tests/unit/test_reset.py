@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +32,11 @@ def test_every_role_of_site_takes_back_what_it_made():
 def test_every_reset_is_called_once():
     written = sorted(role.name for role in ROLES if (role / "tasks/reset.yml").exists())
     assert sorted([*CALLED, "node_before"]) == written
+
+
+def test_upgrades_begin_again_when_apt_is_needed_no_more():
+    """Their timers may fire at once, and would hold apt's lock against us."""
+    assert CALLED.index("host_tuning") > CALLED.index("packages")
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
@@ -131,6 +138,65 @@ def plan(**found) -> list[str]:
     told = {"ansible_play_hosts": ["node1"], "ansible_play_hosts_all": ["node1"], "reset_ask_members": ["node1"]}
     told |= {"reset_ask_remove_data": True, "hostvars": {"node1": {"__reset_ask_found": known}}}
     return rendered("reset_ask", "plan.j2", **told).splitlines()
+
+
+def test_a_disk_that_is_slow_to_count_is_no_share_that_hangs(tmp_path):
+    """Or its data would stay, silently, although their removal was asked for twice."""
+    (tmp_path / "shared/jobs/demo").mkdir(parents=True)
+    (tmp_path / "shared/.minos-shared").write_text("made jobs\n")
+    (tmp_path / "du").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "du").chmod(0o755)
+    program = (ROOT / "roles/reset_ask/files/look.py").read_text().replace("patience=30", "patience=1")
+    asked = {"user": "nobody", "shared": str(tmp_path / "shared"), "state": "/nowhere", "environment": "/nowhere"}
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [sys.executable, "-c", program, json.dumps(asked)]
+    look = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=path, timeout=60).stdout)
+    found = look["shared"]
+    assert (found["answers"], found["names"], found["size"]) == (True, ["jobs/demo"], "nobody waited for its size")
+    assert found["uid"] == str(os.getuid())
+
+
+@pytest.mark.parametrize(("shared", "state", "named"), [(False, True, "/srv/minos"), (True, False, "/var/lib/minos")])
+def test_data_that_could_not_be_removed_are_not_promised_to_go(shared, state, named):
+    found = {"ours": True, "running": [], "shared": {"answers": shared}, "state": {"answers": state}}
+    told = {
+        "ansible_play_hosts_all": ["node1"],
+        "hostvars": {"node1": {"__reset_ask_look": {"stdout_lines": [json.dumps(found)]}}},
+        "reset_ask_members": ["node1"],
+        "reset_ask_indispensable": ["node1"],
+        "reset_ask_shared": "/srv/minos",
+        "reset_ask_state": "/var/lib/minos",
+    }
+    assert evaluated("reset_ask", "__reset_ask_refusals", **told) == []
+    (said,) = evaluated("reset_ask", "__reset_ask_refusals", **told, reset_ask_remove_data=True)
+    assert said.startswith(f"node1: {named} does not answer")
+
+
+@pytest.mark.parametrize("kind", ["ext4", "nfs"])
+def test_folders_get_back_what_they_were_unless_gone_or_on_a_share(kind, tmp_path):
+    """chown and stat --file-system are stand-ins: who runs the tests may be no root, and has no NFS."""
+    for name in ("changed", "same"):
+        (tmp_path / name).mkdir(mode=0o755)
+    real = shutil.which("stat")
+    programs = {
+        "chown": f'echo "$@" >> {tmp_path}/owned',
+        "stat": f'case $1 in --file-system) echo {kind} ;; *) exec {real} "$@" ;; esac',
+    }
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    mine = {"owner": os.getuid(), "group": os.getgid(), "file": False}
+    paths = {"changed": mine | {"mode": "2775"}, "same": mine | {"mode": "0755"}, "gone": mine | {"mode": "0700"}}
+    before = {"paths": {str(tmp_path / name): was for name, was in paths.items()} | {"/nowhere": None}}
+    script = task(
+        "node_before", "reset", "Give folders their owner and mode back", reset_before=before, ansible_check_mode=False
+    )
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=path, timeout=60).stdout
+    given = [f"given back {tmp_path}/changed"] if kind == "ext4" else []
+    assert said.splitlines() == given
+    assert oct((tmp_path / "changed").stat().st_mode & 0o7777) == ("0o2775" if given else "0o755")
+    assert (tmp_path / "owned").exists() == bool(given)
 
 
 def test_what_is_left_because_nobody_knows_is_said(tmp_path):

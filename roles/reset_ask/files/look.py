@@ -71,15 +71,19 @@ def folders(share):
 
 
 def kept(folder, *parts):
-    """What is in the folder's parts, asked by another process: it may hang where this one must not."""
-    script = """cd "$0" 2>/dev/null && [ $# -gt 0 ] || exit 0
-        for part; do ls -1d "$part"/*/ 2>/dev/null; done
-        stat --format %u "$1" 2>/dev/null; du -sch "$@" 2>/dev/null | cut -f 1 | tail -n 1"""
-    said = output("sh", "-c", script, folder, *parts, patience=20)
+    """What is in the folder's parts, asked by another process: it may hang where this one must not.
+
+    The size apart: to add up a hundred thousand files takes a slow disk longer than it may take a share to answer.
+    """
+    there = 'cd "$0" 2>/dev/null && [ $# -gt 0 ] || exit 0; '
+    script = 'for part; do ls -1d "$part"/*/ 2>/dev/null; done; stat --format %u "$1" 2>/dev/null'
+    said = output("sh", "-c", there + script, folder, *parts, patience=20)
     lines = (said or "").splitlines()
     names = [line.rstrip("/") for line in lines if "/" in line]
-    size, uid = [*reversed(lines), "", ""][:2]
-    return {"answers": said is not None, "names": names, "size": size, "uid": uid}
+    uid = lines[-1] if lines[len(names) :] else ""
+    added = 'du -sch "$@" 2>/dev/null | cut -f 1 | tail -n 1'
+    size = (output("sh", "-c", there + added, folder, *parts, patience=30) or "").strip() if names else ""
+    return {"answers": said is not None, "names": names, "size": size or "nobody waited for its size", "uid": uid}
 
 
 def main():
