@@ -192,10 +192,12 @@ def _refuse_differences(nodes: Sequence[str], said: Sequence[object], facts_of: 
             different.setdefault(node, other)
     if different:
         chosen = [0, *list(different.values())[:DIFFERENT_SHOWN]]
-        sentence, table = parity.compare({f"{nodes[other]} (rank {other})": facts_of(other) for other in chosen})
-        raise SetupError(
-            f"{sentence}; make them equal (site.yml does it for packages, train.yml for code and config)", table
-        )
+        facts = {f"{nodes[other]} (rank {other})": facts_of(other) for other in chosen}
+        sentence, table = parity.compare(facts)
+        fix = "make them equal (site.yml does it for packages, train.yml for code and config)"
+        if len({each.get("backend") for each in facts.values()}) > 1:  # nothing that anybody could install mends that
+            fix = "where it is gloo torch sees no GPU: leave those out (-e group=), or write backend=gloo for all"
+        raise SetupError(f"{sentence}; {fix}", table)
 
 
 def data_parallel(module: nn.Module, config: Config) -> DistributedDataParallel:

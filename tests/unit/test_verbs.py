@@ -292,15 +292,16 @@ def test_why_a_job_failed_and_what_to_do():
     assert list(status.notes_of(known)) == ["demo: failed (node2): disk; likely: a disk is full. Do: make room"]
 
 
-def look(*, ready=True, unit="inactive", other="", problem="", share=""):
+def look(*, ready=True, unit="inactive", other="", problem="", share="", store="10.0.0.1:29500"):
     units = {"demo": {"active": unit}} | ({other: {"active": "active"}} if other else {})
-    answer = {"units": units, "settings": {"demo": {"nnodes": "1:3", "ready": ready}}, "share": share}
+    answer = {"units": units, "settings": {"demo": {"nnodes": "1:3", "ready": ready, "store": store}}}
+    answer |= {"share": share}
     return {"answer": {} if problem else answer, "problem": problem}
 
 
 def planned(state="stopped", active=(), **nodes):
     demo = {"job": "demo", "state": state, "step": 5, "steps": 9, "planned_nodes": list(NODES)}
-    return resume.plan(demo, {name: look() for name in NODES} | nodes, "node1", list(active))
+    return resume.plan(demo, {name: look() for name in NODES} | nodes, "node1", "10.0.0.1:29500", list(active))
 
 
 def test_a_stopped_job_goes_on_on_the_nodes_that_answer():
@@ -318,6 +319,7 @@ def test_a_stopped_job_goes_on_on_the_nodes_that_answer():
         ({"node1": look(problem="it does not answer")}, "node1, the head: it does not answer"),
         ({"node1": look(share="hangs")}, "node1, the head: its shared directory: hangs"),
         ({"node3": look(ready=False)}, "node3 lacks its settings, code or config: start it with train.yml"),
+        ({"node3": look(store="10.0.0.2:29500")}, "at 10.0.0.2:29500, but it is at 10.0.0.1:29500 now: start it with"),
         ({"node3": look(other="other")}, "node3 trains job other: playbooks/stop.yml -e job=other"),
     ],
 )

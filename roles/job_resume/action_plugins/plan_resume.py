@@ -27,7 +27,7 @@ def fewest(settings: Mapping[str, Any], nodes: list[str]) -> int:
 
 
 def plan(
-    job: Mapping[str, Any], looks: Mapping[str, Mapping[str, Any]], head: str, active: list[str]
+    job: Mapping[str, Any], looks: Mapping[str, Mapping[str, Any]], head: str, store: str, active: list[str]
 ) -> tuple[list[str], int]:
     """Return the nodes to start, and how many suffice. ValueError: one line that says why not, and what to do."""
     name, state = job["job"], job["state"]
@@ -51,6 +51,10 @@ def plan(
         settings = told(looks[node], "settings")
         if not settings.get(name, {}).get("ready"):
             raise ValueError(f"{where}, and {node} lacks its settings, code or config: {TRAIN}, which puts them there")
+        if (kept := settings[name].get("store", store)) != store:
+            raise ValueError(
+                f"{where}; {node} would look for the store at {kept}, but it is at {store} now: {TRAIN}, which says so"
+            )
         for other, unit in told(looks[node], "units").items():
             if unit["active"] in ACTIVE:
                 raise ValueError(f"{where}, and {node} trains job {other}: playbooks/stop.yml -e job={other} ends that")
@@ -66,7 +70,7 @@ def told(look: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 
 
 class ActionModule(ActionBase):
-    """Arguments: found (of find_job), looks (of ask_node with look.py, by name), head. Returns nodes, away,
+    """Arguments: found (of find_job), looks (of ask_node with look.py, by name), head, store. Returns nodes, away,
     nnodes_min and run_id.
     """
 
@@ -75,7 +79,7 @@ class ActionModule(ActionBase):
         found, looks = self._task.args["found"], self._task.args["looks"]
         job = found["job"]
         try:
-            nodes, least = plan(job, looks, self._task.args["head"], found["active"])
+            nodes, least = plan(job, looks, self._task.args["head"], self._task.args["store"], found["active"])
         except ValueError as error:
             raise AnsibleActionFail(str(error)) from None
         run_id = f"{job['job']}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"

@@ -177,6 +177,18 @@ def test_overrides_lie_over_the_file_and_keep_their_types(tmp_path):
     assert load(file).lr == 0.0003
 
 
+def test_other_data_are_not_measured_on_the_held_out_rows_of_the_file(tmp_path, capsys):
+    file = tmp_path / "demo.yaml"
+    file.write_text(GOOD + "data_heldout: heldout.jsonl\n")
+    assert main([str(file), "data_train=mine.jsonl"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{file}: data_heldout: 'heldout.jsonl' goes with the file's own data_train")
+    assert said.endswith("write data_heldout=FILE there too, or data_heldout= to keep a tenth of the rows aside\n")
+    for typed, used in (("data_heldout=", ""), ("data_heldout=rest.jsonl", "rest.jsonl")):
+        assert load(file, ["data_train=mine.jsonl", typed]).data_heldout == used
+    assert load(file, ["data_train=a.jsonl", "steps=2"]).data_heldout == "heldout.jsonl"
+
+
 def test_effective_config_is_complete_sorted_and_loads_to_itself(tmp_path):
     file, output = tmp_path / "good.yaml", tmp_path / "out.yaml"
     file.write_text(GOOD + 'prompt_template: "# {instruction}\\n"\nlr: 3e-5\n')

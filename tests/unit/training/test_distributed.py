@@ -75,17 +75,24 @@ def test_torchrun_on_several_machines_needs_a_store_for_each_attempt(monkeypatch
     assert not dist.is_initialized()
 
 
-def test_where_nothing_is_restarted_one_store_will_do(monkeypatch):
-    """It goes on to compare the ranks: the other one, which is here already, has another torch."""
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"package torch": "1.0"}, "package torch; make them equal"),
+        ({"backend": "nccl"}, "backend; where it is gloo torch sees no GPU: leave those out"),
+    ],
+)
+def test_where_nothing_is_restarted_one_store_will_do(other, said, monkeypatch):
+    """It goes on to compare the ranks: the other one, which is here already, has another torch, or a GPU."""
     store = dist.HashStore()
-    facts = distributed._facts(CONFIG, "gloo") | {"package torch": "1.0"}
+    facts = distributed._facts(CONFIG, "gloo") | other
     store.set("facts-1", json.dumps(facts))
     store.set("rank-1", json.dumps({"node": "node2", "digest": "another"}))
     monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
     launched = {"RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     for name, value in (launched | {"TORCHELASTIC_MAX_RESTARTS": "0"}).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SetupError, match=r"^node2 \(rank 1\) does not run the same as .* \(rank 0\): package torch;"):
+    with pytest.raises(SetupError, match=rf"^node2 \(rank 1\) does not run the same as .* \(rank 0\): {said}"):
         distributed.start(CONFIG)
 
 
