@@ -50,8 +50,8 @@ def load(file: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Confi
 
     Errors: ConfigError, one line that names the file (or the command line), the key and the fix.
     """
-    values, origin = {}, {}
-    for key, value in (written := _read_yaml(Path(file))).items():
+    values, origin, written = {}, {}, _read_yaml(Path(file))
+    for key, value in written.items():
         values[key], origin[key] = _checked(str(file), key, value), str(file)
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -59,7 +59,7 @@ def load(file: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Confi
             raise ConfigError(COMMAND_LINE, override, "is not a setting; write key=value, such as steps=100")
         values[key], origin[key] = _checked(COMMAND_LINE, key, _from_text(key, text)), COMMAND_LINE
     # Whoever types other data would be shown a held-out loss on those of the file, the demo's for example.
-    other_data = values.get("data_train") != written.get("data_train")
+    other_data = written.get("data_train", values.get("data_train")) != values.get("data_train")
     if other_data and values.get("data_heldout") and origin["data_heldout"] != COMMAND_LINE:
         fix = "write data_heldout=FILE there too, or data_heldout= to keep a tenth of the rows aside"
         problem = f"{values['data_heldout']!r} goes with the file's own data_train, not with that of the command line"
