@@ -192,7 +192,8 @@ def test_folders_get_back_what_they_were_unless_gone_or_on_a_share(kind, tmp_pat
         "node_before", "reset", "Give folders their owner and mode back", reset_before=before, ansible_check_mode=False
     )
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=path, timeout=60).stdout
+    command = ["bash", "-c", script]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=path, timeout=60).stdout
     given = [f"given back {tmp_path}/changed"] if kind == "ext4" else []
     assert said.splitlines() == given
     assert oct((tmp_path / "changed").stat().st_mode & 0o7777) == ("0o2775" if given else "0o755")

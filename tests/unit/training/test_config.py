@@ -188,7 +188,7 @@ def test_other_data_are_not_measured_on_the_held_out_rows_of_the_file(tmp_path, 
         assert load(file, ["data_train=mine.jsonl", typed]).data_heldout == used
     assert load(file, ["data_train=a.jsonl", "steps=2"]).data_heldout == "heldout.jsonl"
     file.write_text("data_heldout: heldout.jsonl\n")
-    assert load(file, ["data_train=mine.jsonl"]).data_heldout == "heldout.jsonl", "it leaves the rest to the command line"
+    assert load(file, ["data_train=mine.jsonl"]).data_heldout == "heldout.jsonl", "whose else?"
 
 
 def test_effective_config_is_complete_sorted_and_loads_to_itself(tmp_path):
