@@ -154,6 +154,8 @@ def test_a_fourth_node_takes_all_of_it_from_the_share(nodes, tmp_path):
     LAB.command("up", "-n", "4")
     everyone = [*NODES, "node4"]
     inventory = with_hosts(tmp_path, by_conda(*everyone))
+    planned = LAB.playbook("site.yml", "--check", "--tags", "python_env", inventory=inventory)
+    assert changed(planned)["node4"] > 0, "check mode works on a virgin node"
     LAB.playbook("site.yml", "--tags", "packages,service_user,shared_dir", inventory=inventory)
     before = received("node4")
     done = LAB.playbook("site.yml", "--tags", "python_env", inventory=inventory)
