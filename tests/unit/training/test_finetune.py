@@ -116,7 +116,7 @@ def test_plain_text(start, tmp_path):
     ("override", "expected"),
     [
         ("stepz=3", "command line: stepz: unknown key; did you mean steps?"),
-        ("data_train=/nowhere/a.jsonl", "/nowhere/a.jsonl: no such file"),
+        ("data_heldout=/nowhere/a.jsonl", "/nowhere/a.jsonl: no such file"),
         ("model=/nowhere/model", "tokenizer: /nowhere/model cannot be loaded"),
         ("backend=nccl", "backend: nccl needs CUDA"),
     ],
