@@ -288,6 +288,7 @@ def test_a_start_without_a_node_that_is_off_does_not_wait_for_it(tmp_path):
 def test_what_ends_an_earlier_start_does_not_end_this_one(tmp_path):
     state = JobState(tmp_path)
     state.claim("r1", "", "demo", ["node1"], 1)
+    state.fail("of its own", "node1", run_id="r1")
     state.claim("r2", "r1", "demo", ["node1"], 1)
     assert not state.give_up("node1", "its unit gave up", "r1") and state.read()["state"] == "starting"
     assert "given_up" not in state.read()
