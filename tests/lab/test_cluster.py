@@ -211,10 +211,11 @@ BROKEN = {
     "sleep": ("systemctl unmask sleep.target", "test_host_tuning_never_sleeps", ""),
     "a password": ("usermod -p '' minos", "test_service_user_has_no_password_and_no_sudo", ""),
     "the share": ("mount -t tmpfs none /srv/minos", "test_shared_dir_is_the_heads", "umount /srv/minos"),
-    "a second store": (
-        "systemd-run --quiet --collect --unit=second-store python3 -m http.server 29500; sleep 1",
+    "the store of a former head": (
+        "printf '[Service]\\nExecStart=python3 -m http.server 29500\\n[Install]\\nWantedBy=multi-user.target\\n' "
+        "> /etc/systemd/system/minos-store.service; systemctl --quiet enable --now minos-store; sleep 1",
         "test_rendezvous_the_store_listens_on_the_head_only",
-        "systemctl stop second-store",
+        "",
     ),
 }
 
