@@ -55,6 +55,13 @@ def asserted(role: str, file: str, name: str, **variables: Any) -> bool:
     return all(told.template(trust_as_template("{{ " + each + " }}")) for each in conditions)
 
 
+def happens(role: str, file: str, name: str, **variables: Any) -> bool:
+    """Whether a task of roles/<role>/tasks/<file>.yml is done: all its conditions, none behind the first that fails."""
+    told, when = templar(role, **variables), _task(role, file, name)["when"]
+    conditions = [when] if isinstance(when, str) else when
+    return all(told.template(trust_as_template("{{ " + each + " }}")) for each in conditions)
+
+
 def task(role: str, file: str, name: str, **variables: Any) -> Any:
     """The command, or the loop of a task without one, of roles/<role>/tasks/<file>.yml as a node would get it."""
     found = _task(role, file, name)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from guard import FILES, MAC, NIC, below, loaded, moved
 from paths import ROOT
-from rendering import evaluated, rendered
+from rendering import evaluated, happens, rendered
 
 CLOUD_INIT = {
     "network": {
@@ -362,3 +362,21 @@ def test_reset_says_what_was_kept_beside():
         assert evaluated("netplan", "__netplan_kept_beside", **given) == said["stdout"].strip()
     assert evaluated("netplan", "__netplan_kept_beside", __netplan_removed=said) == said["stdout"].strip()
     assert evaluated("netplan", "__netplan_kept_beside") == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "elsewhere"),
+    [
+        ("Failed to connect to the host via ssh: ssh: connect to host 10.0.0.9 port 22: No route to host", True),
+        ("Failed to connect to the host via ssh: ssh: connect to host 10.0.0.9 port 22: Connection timed out", True),
+        ("Failed to connect to the host via ssh: Host key verification failed.", False),
+        ("Failed to connect to the host via ssh: you@10.0.0.9: Permission denied (publickey).", False),
+    ],
+)
+def test_a_machine_that_answers_is_not_looked_for_where_it_was_met(said, elsewhere):
+    """Or it would be said to be off, where trust.yml or a key is what it wants."""
+    tried = {"unreachable": True, "msg": said}
+    take = "Take the address that it has for now"
+    told = {"first_contact_host": "10.0.0.57", "__first_contact_tried": tried}
+    assert happens("first_contact", "main", take, **told) is elsewhere
+    assert not happens("first_contact", "main", take, **told | {"first_contact_host": ""})
