@@ -154,14 +154,6 @@ def test_other_settings_under_the_same_name_are_refused(killed):
     assert state("three") == killed
 
 
-def test_two_nodes_train_with_two_processes_each_and_the_third_is_left_alone(killed):
-    done = playbook("train.yml", "-e", "nnodes=2 job=two steps=5 heldout_rows=6 sample_tokens=0 nproc_per_node=2")
-    assert set(recap(done)) == {"localhost", "node1", "node2"}
-    ended = state("two")
-    assert (ended["state"], ended["nodes"], ended["world_size"]) == ("done", ["node1", "node2"], 4)
-    assert on("node3", "ls /etc/minos/jobs").split() == ["three.env"]
-
-
 def test_nodes_that_differ_do_not_train_together(killed):
     """A package, a byte of the code and the config change on two nodes while the job runs, and a worker dies."""
     playbook("train.yml", "-e", "nnodes=3 job=differ steps=200 heldout_rows=6 sample_tokens=0 follow=false")
@@ -314,14 +306,16 @@ def test_a_script_that_fails_says_why_and_may_be_mended(killed, tmp_path):
 
 
 def test_jobs_survive_faults(killed):
-    """Two telling cases of the fault matrix (tests/faults), which has sixty; other labs may slow this one down.
+    """A telling case of the fault matrix (tests/faults), which has sixty; other labs may slow this one down.
+
+    A machine that is gone without a word while a checkpoint is written, and comes back: three ranks again, so that the
+    weights must be equal to the last bit. What becomes of a worker that dies is above.
 
     Not the last one here: with two files at a time, the next is given away when the last test of a file begins, and who
     has finished meanwhile has nothing to do.
     """
-    cases = [*chosen("worker_killed", "save"), *chosen("power_lost", "mid")]
-    rows = list(matrix.run(Cluster(LAB), cases, slack=3))
-    assert [row.result for row in rows] == ["pass"] * 3, report.table(rows)
+    rows = list(matrix.run(Cluster(LAB), chosen("power_returns", "save"), slack=3))
+    assert [row.result for row in rows] == ["pass"] * 2, report.table(rows)
 
 
 @pytest.fixture
@@ -347,8 +341,9 @@ def gated_hub():
 
 
 def test_a_gated_model_is_fetched_once_and_its_token_is_nowhere(gated_hub, killed, monkeypatch):
+    """And two nodes train with two processes each, while the third is left alone."""
     url, token = gated_hub
-    settings = "nnodes=3 job=gated model=acme/tiny-gated steps=2 heldout_rows=6 sample_tokens=0"
+    settings = "nnodes=2 nproc_per_node=2 job=gated model=acme/tiny-gated steps=5 heldout_rows=6 sample_tokens=0"
     command = ["train.yml", "-vvv", "-e", settings, "-e", json.dumps({"job_prepare_environment": {"HF_ENDPOINT": url}})]
     without = playbook(*command, check=False)
     assert without.returncode != 0
@@ -356,7 +351,10 @@ def test_a_gated_model_is_fetched_once_and_its_token_is_nowhere(gated_hub, kille
     assert "huggingface_token" in without.stdout + without.stderr
     monkeypatch.setitem(LAB.variables, "HF_TOKEN", token)
     done = playbook(*command)
-    assert (state("gated")["state"], state("gated")["world_size"]) == ("done", 3)
+    ended = state("gated")
+    assert (ended["state"], ended["nodes"], ended["world_size"]) == ("done", ["node1", "node2"], 4)
+    assert set(recap(done)) == {"localhost", "node1", "node2"}
+    assert "gated.env" not in on("node3", "ls /etc/minos/jobs").split()
     assert on("node1", "ls /srv/minos/models") == "acme--tiny-gated"
     assert token not in done.stdout + done.stderr
     for node in NODES:

@@ -42,11 +42,11 @@ print(bad[:5])
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[dict[str, dict]]:
-    """Three nodes with everything but the environment and what runs in it."""
+    """Three nodes with what the environment stands on."""
     LAB.command("down")
     LAB.command("up", "-n", "3")
     try:
-        LAB.playbook("site.yml", "--skip-tags", "python_env,torchrun,rendezvous,tensorboard")
+        LAB.playbook("site.yml", "--tags", "packages,service_user,shared_dir")
         yield LAB.nodes()
     finally:
         LAB.command("down")
