@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--disk", type=size(4, 1024), metavar="GIB", help="of a VM node (default: 16)")
     up.add_argument("--packages", type=package_names, metavar="A,B", help="Debian packages that VM nodes have already")
     up.add_argument("--layer", type=tar_file, metavar="TAR", help="is unpacked over the disk of every VM node")
+    up.add_argument("--server", metavar="NODE", help="which VM node exports the shared directory (default: the first)")
     down = verb.add_parser("down", help="remove every trace of the lab")
     down.add_argument("--purge", action="store_true", help="the cached base image too")
     verb.add_parser("status", help="what is on").add_argument("--json", action="store_true")

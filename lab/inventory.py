@@ -56,7 +56,7 @@ def inventory(paths: Paths, state: LabState, settings: HostSettings) -> dict:
     names = list(state.nodes)
     groups = {"head": {"hosts": names[:1]}, "gpu_nodes": {"hosts": names}}
     if not kind(state.kind, paths).shared:
-        groups["nfs_server"] = {"hosts": names[:1]}
+        groups["nfs_server"] = {"hosts": [state.server or names[0]]}
     return {
         "_meta": {"hostvars": hosts},
         "all": {"children": ["cluster"], "vars": shared_variables(paths, state, settings)},

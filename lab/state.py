@@ -17,7 +17,7 @@ from lab.config import LabError, Paths
 from lab.files import write_atomically
 
 FIRST_NODE = 11  # host part of node1's address; .1 is the gateway
-VM_OPTIONS = ("memory", "disk", "packages", "layer")  # of `up`, and fields below
+VM_OPTIONS = ("memory", "disk", "packages", "layer", "server")  # of `up`, and fields below
 SPARE = 100  # from a node's address to its spare one
 
 
@@ -55,6 +55,8 @@ class LabState:
     """Debian packages that are on every disk beforehand; VM nodes only."""
     layer: str = ""
     """Tar file that is unpacked over every new disk, empty: none; VM nodes only."""
+    server: str = ""
+    """The node that exports the shared directory, empty: the first; VM nodes only."""
     accelerator: str = ""
     """What runs VM nodes: "kvm" or "tcg", empty while nobody has tried. A snapshot can be used only with its own."""
     snapshots: dict[str, list[str]] = field(default_factory=dict)

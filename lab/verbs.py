@@ -111,6 +111,8 @@ def _found_or_founded(paths: Paths, wanted: Wanted) -> Lab:
     count = wanted.count or len(state.nodes) or DEFAULT_NODES
     if count < len(state.nodes):
         raise LabError(f"-n {count}: the lab has {len(state.nodes)} nodes; to make it smaller: python3 -m lab down")
+    if state.server not in ("", *node_names(count)):
+        raise LabError(f"--server {state.server}: no such node; there are {', '.join(node_names(count))}")
     for name in node_names(count)[len(state.nodes) :]:
         state.add_node(name)
         state.ready = False

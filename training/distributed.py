@@ -19,10 +19,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training import connections, parity
+from training import connections, meeting, parity
 from training.config import Config
 from training.errors import UserError
-from training.meeting import attended
+from training.failures.causes import cause_of
 
 # What gloo and the sockets below it say when the other side is gone; no exception type of its own tells it.
 PEER_LOST = (
@@ -36,6 +36,8 @@ PEER_LOST = (
     "socket timeout",
     "socket closed",
 )
+# What NCCL says in the same kind of error of this rank's own mistakes, which a restart does not mend.
+OWN_MISTAKE = ("invalid usage", "invalid argument", "duplicate gpu", "out of memory")
 DIFFERENT_SHOWN = 8  # nodes that a report of differences names
 MEETING = 300
 """Seconds that the first process at the meeting waits for the last. The launcher starts all at once, so this is what
@@ -46,6 +48,10 @@ class SetupError(UserError):
     """The ranks do not fit together, or a device that the config asks for is not there; one line with the
     fix.
     """
+
+
+class CardLostError(RuntimeError):
+    """This machine has fewer GPUs than it had: the others go on without it."""
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -78,19 +84,22 @@ def node_name() -> str:
     return os.environ.get("MINOS_NODE") or socket.gethostname()
 
 
-def choose_device(backend: str) -> tuple[torch.device, str]:
+def choose_device(given: str) -> tuple[torch.device, str]:
     """(device, backend) for this process; LOCAL_RANK picks among this machine's devices and decides nothing
     else.
 
-    Errors: SetupError when nccl is asked for without CUDA, or the machine has fewer GPUs than processes.
+    Errors: SetupError when nccl is asked for without CUDA, or the machine has fewer GPUs than processes; CardLostError
+    when it has fewer than the job was started with, which shall not go on on a CPU without a word.
     """
-    if backend == "auto":
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = given if given != "auto" else "nccl" if torch.cuda.is_available() else "gloo"
+    wanted, gpus = int(os.environ.get("MINOS_GPUS") or 0), torch.cuda.device_count()
+    if given != "gloo" and gpus < wanted:
+        raise CardLostError(f"torch sees {gpus} of the {wanted} GPUs that {node_name()} had when the job was started")
     if backend == "gloo":
         return torch.device("cpu"), backend
     if not torch.cuda.is_available():
         raise SetupError(f"backend: nccl needs CUDA and torch sees none on {node_name()}; write backend=gloo or auto")
-    local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if local_rank >= gpus:
         raise SetupError(
             f"{node_name()} has {gpus} GPUs and more processes; start at most {gpus} there (nproc_per_node)"
@@ -109,13 +118,13 @@ def start(config: Config) -> Place:
     Errors: SetupError; torch's own DistError when a peer does not come within MEETING or `timeout_start`.
     """
     device, backend = choose_device(config.backend)
+    meeting.attend()  # until the first step; errors end it (lifecycle.py)
     timeout = datetime.timedelta(seconds=config.timeout_start)
-    meeting = min(timeout, datetime.timedelta(seconds=MEETING))
-    with attended():
-        store, rank, world_size = _meet(meeting)
-        nodes = _require_agreement(store, rank, world_size, _facts(config, backend))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=meeting)
-        control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=meeting)
+    patience = min(timeout, datetime.timedelta(seconds=MEETING))
+    store, rank, world_size = _meet(patience)
+    nodes = _require_agreement(store, rank, world_size, _facts(config, backend))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=patience)
+    control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=patience)
     connections.watch(max(connections.SILENT, config.timeout_step))  # NCCL makes its own with the first collective
     place = Place(
         rank=rank,
@@ -243,6 +252,7 @@ class Patience:
 
     def saw(self, seconds: float) -> None:
         """Something that the ranks wait for each other in took so long."""
+        meeting.unattended()
         wanted = self.fixed or max(self.lowest, math.ceil(5 * seconds))
         if self.seconds is None or wanted > self.seconds:
             self.seconds = wanted
@@ -269,6 +279,7 @@ def _set_timeout(place: Place, seconds: float) -> None:
 
 def end() -> None:
     """Leave the process group if there is one."""
+    meeting.unattended()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -277,6 +288,13 @@ def is_peer_failure(error: BaseException) -> bool:
     """Whether `error` only says that another rank is gone or late: a restart helps, and the job has not
     failed.
     """
+    said = str(error).lower()
     if isinstance(error, dist.DistError):  # DistBackendError, DistNetworkError, DistStoreError
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in PEER_LOST)
+        return not any(words in said for words in OWN_MISTAKE)
+    return isinstance(error, RuntimeError) and any(words in said for words in PEER_LOST)
+
+
+def is_card_failure(error: BaseException) -> bool:
+    """Whether the GPU has reported a fault: another start may find it well, or this machine without it."""
+    said = f"{type(error).__name__}: {error}"
+    return isinstance(error, RuntimeError) and (cause := cause_of([said])) is not None and cause.name == "gpu-broken"

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from training import data, distributed, ledger, lifecycle, models
+from training import data, distributed, ledger, lifecycle, meeting, models
 from training.checkpoints import Checkpoints, Share
 from training.config import Config
 from training.data.order import key_of, micro_batches_of, sample_indices
@@ -314,6 +314,7 @@ def train(run: Run) -> str:
 def finish(run: Run, outcome: str) -> None:
     """Rank 0 writes what the run leaves behind and, last, the outcome; the others wait for it."""
     config, progress, job = run.config, run.progress, run.folders.job
+    meeting.unattended()  # who is ready leaves, also where there was no step left
     run.patience.start_over(2)  # rank 0 may wait for the shared directory, and export many GB
     run.probe.close()
     run.profiler.close()
@@ -353,6 +354,7 @@ def run_to_end(run: Run) -> str:
         lifecycle.require_claimed(run.state, run.config, folders.prepared_for())
         write_atomically(folders.job / "config.yaml", run.config.to_yaml())
     if distributed.agree(place, place.is_main and lifecycle.stop_recorded(folders.job)):
+        meeting.unattended()
         if place.is_main:
             run.state.begin(state="stopped", run_id=lifecycle.run_id())
             print(f"stopped: {folders.job / lifecycle.STOP_FILE} is there; delete it to go on", flush=True)

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.nn import GELU, Linear, Sequential
 from torch.nn.parallel import DistributedDataParallel
 
-from training import distributed, lifecycle
+from training import distributed, lifecycle, meeting
 from training.checkpoints import Checkpoints, Share
 from training.config import Config
 from training.folders import Folders
@@ -74,6 +74,7 @@ def recipe(config: Config, folders: Folders) -> str:
             share.state(step=step, loss=loss)
         if (ends := step == config.steps or outcome != "done") or step % config.save_every == 0:
             checkpoints.save(step, saved, extra={"losses": losses}, wait=ends)
+    meeting.unattended()
     patience.start_over()  # the picture and the shared directory take longer than a step
     checkpoints.close()
     share.close()

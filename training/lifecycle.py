@@ -19,11 +19,12 @@ from typing import NoReturn
 from training import config as configuration
 from training import distributed
 from training.config import Config
-from training.distributed import Place, is_peer_failure, node_name
+from training.distributed import CardLostError, Place, is_card_failure, is_peer_failure, node_name
 from training.errors import UserError
 from training.failures.first import LINES
 from training.files import wait_for_room
 from training.folders import Folders
+from training.meeting import unattended
 from training.rendezvous import GONE, leave_failed, send_home
 from training.state import CHANGED, ENDED, JobState, StateError, SupersededError
 
@@ -198,11 +199,24 @@ def require_progress(state: JobState) -> None:
             )
 
 
+def leave_for_a_card(error: Exception) -> None:
+    """Say what becomes of a start whose GPU has failed: the workers begin again from the newest checkpoint. Where the
+    card is gone the agent goes, too; this node's unit tries again, and the others go on without it meanwhile.
+    """
+    here = f"rank {os.environ.get('RANK', '0')} ({node_name()})"
+    lost = isinstance(error, CardLostError)
+    what = "this node leaves" if lost else "the GPU reported a fault, the workers are started again"
+    print(f"{here}: {error}: {what}", file=sys.stderr, flush=True)
+    if lost:
+        os.kill(os.getppid(), signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def failures_recorded(state: JobState) -> Iterator[None]:
     """Write down why the job failed before this process goes.
 
-    Not recorded: a lost peer, since a restart mends that and the peer itself tells the reason if it can.
+    Not recorded: a lost peer, since a restart mends that and the peer itself tells the reason if it can; nor a card
+    that reports a fault, as another start may find it well, and the others need not end for it.
     """
     try:
         yield
@@ -210,11 +224,15 @@ def failures_recorded(state: JobState) -> Iterator[None]:
         print(error, flush=True)
         sys.exit(1)  # so that torchrun starts all of them anew, who look then, and leave
     except Exception as error:
+        unattended()  # what comes now shall not be cut short
         rank = getattr(error, "rank", int(os.environ.get("RANK", "0")))
         node = getattr(error, "node", node_name())
         if is_peer_failure(error):
             here = f"rank {os.environ.get('RANK', '0')} ({node_name()})"
             print(f"{here}: another rank is gone or late, this one goes too", file=sys.stderr, flush=True)
+            raise
+        if "MINOS_RUN_ID" in os.environ and (isinstance(error, CardLostError) or is_card_failure(error)):
+            leave_for_a_card(error)
             raise
         ours, details = isinstance(error, UserError), getattr(error, "details", [])
         reason = str(error) if ours or isinstance(error, NonFiniteError) else f"{type(error).__name__}: {error}"

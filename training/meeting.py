@@ -1,7 +1,8 @@
-"""While the workers of a start wait for each other: whether the agents of all nodes are still there.
+"""Until the workers of a start have made a step together: whether the agents of all nodes are still there.
 
-There is no connection yet that could break, and the workers would wait for those of a lost node to the last second. But
-torchrun's agents find out who is missing: they drop from their record one that has said nothing for eight seconds.
+While they wait for each other there is no connection yet that could break, and they would wait for those of a lost node
+to the last second; NCCL, which connects with the first collective, knows no limit at all there. But torchrun's agents
+find out who is missing: they drop from their record one that has said nothing for eight seconds.
 """
 
 from __future__ import annotations
@@ -25,24 +26,39 @@ STEPPED = 3
 CLOCK = "minos/clock/{}"  # the store's key of a rendezvous: some node's clock was set, so its agent may seem silent
 
 
-@contextlib.contextmanager
-def attended(pause: float = 2.0) -> Iterator[None]:
-    """Within, this worker ends (GONE) as soon as the agent of a node is gone, or the rendezvous closed. torchrun starts
-    the workers again then, with the nodes that are left. Outside of Minos nothing is watched.
+_over: list[threading.Event] = []
+
+
+def attend(pause: float = 2.0) -> None:
+    """From now on this worker ends (GONE) as soon as the agent of a node is gone, or the rendezvous closed. torchrun
+    starts the workers again then, with the nodes that are left. Outside of Minos nothing is watched.
     """
     names = ("MINOS_STORE", "MINOS_RENDEZVOUS", "GROUP_WORLD_SIZE")
     store, rendezvous, nodes = (os.environ.get(name, "") for name in names)
-    over = threading.Event()
     if store and rendezvous and nodes:
         # Here, as two threads should not import at once.
         import torch.distributed.elastic.rendezvous.c10d_rendezvous_backend  # noqa: F401
 
-        watch = Watch(int(nodes), time.monotonic())
+        watch, over = Watch(int(nodes), time.monotonic()), threading.Event()
+        _over.append(over)
         threading.Thread(target=_attend, args=(store, rendezvous, watch, over, pause), daemon=True).start()
+
+
+def unattended() -> None:
+    """The ranks miss each other by themselves from now on, or this one has its own reason to end."""
+    for over in _over:
+        over.set()
+    _over.clear()
+
+
+@contextlib.contextmanager
+def attended(pause: float = 2.0) -> Iterator[None]:
+    """Within, `attend`."""
+    attend(pause)
     try:
         yield
     finally:
-        over.set()
+        unattended()
 
 
 class Watch:
@@ -72,7 +88,7 @@ class Watch:
         by_themselves = sum(seconds < HEARD for seconds in self._silent.values())
         lost = self.nodes - len(record.participants) - by_themselves
         if lost > 0 and (len(self._silent) > by_themselves or now - self.began > STRANGER):
-            return f"{lost} of {self.nodes} nodes left before all had met"
+            return f"{lost} of {self.nodes} nodes left before the first step"
         return ""
 
 

@@ -185,11 +185,25 @@ def lost_a_peer(error: BaseException | None) -> bool:
         return False
     from training.distributed import is_peer_failure  # loads torch, which a script may want to set up before
 
-    seen = []
+    return any(map(is_peer_failure, origins(error)))
+
+
+def card_failed(error: BaseException) -> bool:
+    """Whether the error, or what it came from, is a fault of the GPU: another start may find it well."""
+    if "torch" not in sys.modules:
+        return False
+    from training.distributed import is_card_failure
+
+    return any(map(is_card_failure, origins(error)))
+
+
+def origins(error: BaseException | None) -> list[BaseException]:
+    """The error, what it came from, and so on."""
+    seen: list[BaseException] = []
     while error and error not in seen:
         seen.append(error)
         error = error.__cause__ or error.__context__
-    return any(map(is_peer_failure, seen))
+    return seen
 
 
 def filled(word: str) -> str:
@@ -302,6 +316,10 @@ def main() -> None:
     except Exception as error:
         if lost_a_peer(error):
             print(f"rank {worker.rank} ({worker.node}): another rank is gone, this one goes too", file=sys.stderr)
+        elif card_failed(error):
+            print(
+                f"rank {worker.rank} ({worker.node}): the GPU reported a fault, all are started again", file=sys.stderr
+            )
         else:
             failed(f"{type(error).__name__}: {error}", own_lines(error, script))
         raise

@@ -155,9 +155,11 @@ class JobState:
             left = len({*content.get("planned_nodes", [])} - {*given_up, *content.get("without", [])})
             if content and content["state"] not in ENDED:
                 failed = {"state": "failed", "failed_node": node, "reason": reason}
-                lost = left < content.get("nnodes_min", 1)
+                trained = {*content.get("nodes", [])}
+                # Where all that trained last have given up, those that are left are off.
+                lost = left < content.get("nnodes_min", 1) or (trained and trained <= {*given_up})
                 self._write(content | {"given_up": given_up} | (failed if lost else {}))
-                return lost
+                return bool(lost)
             return False
 
     def count_start(self) -> int:

@@ -29,6 +29,8 @@ from training.rendezvous import join, send_home
 from training.state import ENDED, JobState
 
 BUSY = ".trains"  # in the folder of the node's jobs: the one that may run here
+CARDS = Path("/proc/driver/nvidia/gpus")
+DRIVER = 60  # seconds for the driver to be there
 PAUSE = 5  # seconds between two looks at a share that is not there
 
 
@@ -60,10 +62,26 @@ def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[
         if content["state"] == "starting" and state.fail(reason, node, run_id=run_id):
             send_home()
         return 1
+    require_cards(node, wait)
     for gone in ("given_up", "without"):  # somebody has mended it, or taken it in again
         if node in content.get(gone, []):
             state.change(lambda now, gone=gone: now | {gone: [other for other in now.get(gone, []) if other != node]})
     return 0
+
+
+def require_cards(node: str, wait: Callable[[float], None]) -> None:
+    """Wait for the driver, which a boot may bring later. Errors: RuntimeError, where it has fewer cards than the job
+    was started with: the node tries again a few times, and the others go on without it.
+    """
+    wanted = int(os.environ.get("MINOS_GPUS") or 0)  # of a job that an older Minos has started, nobody knows
+    for patience in range(0, DRIVER + PAUSE, PAUSE):
+        there = len(list(CARDS.iterdir())) if CARDS.is_dir() else 0
+        if there >= wanted:
+            return
+        if patience == 0:
+            print(f"waiting for the NVIDIA driver: {there} of {wanted} GPUs", flush=True)
+        wait(PAUSE)
+    raise RuntimeError(f"{node}: the driver shows {there} of the {wanted} GPUs that the job was started with")
 
 
 def _read_patiently(state: JobState, wait: Callable[[float], None]) -> dict[str, object]:

@@ -97,6 +97,9 @@ class Cluster:
         self.addresses = {name: node["address"] for name, node in status["nodes"].items()}
         self.nodes = list(self.addresses)
         self.head = self.nodes[0]
+        groups = json.loads(lab.command("inventory").stdout)
+        self.server = groups.get("nfs_server", {"hosts": [""]})["hosts"][0]
+        """The node that exports the share; nothing where that is a directory of this machine."""
         instead = EMULATED if self.kind == "vm" else {}
         self.job = JOB | instead
         self.settings = (*SETTINGS, *(f"{name}={value}" for name, value in instead.items()))
@@ -221,7 +224,7 @@ def own_lab(lab: Lab, kind: str, up: Collection[str] = (), site: Collection[str]
     lab.command("down")
     share, nodes = None, ()
     try:
-        lab.command("up", "-n", "3", "--kind", kind, *up)
+        lab.command("up", "-n", "3", "--kind", kind, *(["--server", "node3"] if kind == "vm" else []), *up)
         if kind == "container":
             status = lab.status()
             share, nodes = Path(status["share"]), tuple(status["nodes"])

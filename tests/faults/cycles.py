@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import re
 import statistics
 import sys
@@ -89,8 +90,9 @@ class Cycles:
         self.play("resume", "playbooks/resume.yml", f"job={JOB}")
         self.at_work(stopped)
         again = self.stop()
-        if not step <= stopped <= again:
-            self.problems.append(f"it went back: {step}, {stopped}, {again}")
+        resumed = json.loads(self.cluster.sh(self.cluster.head, f"cat {JOBS}/{JOB}/state.json")).get("resumed_at")
+        if resumed != stopped or not step <= stopped <= again:
+            self.problems.append(f"stopped at step {step}, then {stopped}, resumed at {resumed}, stopped at {again}")
         return again
 
     def run(self, count: int) -> list[str]:

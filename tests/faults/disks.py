@@ -56,8 +56,15 @@ def mend_when_told(case: Case, room: Callable[[], None]) -> None:
 
 
 def nfs_stopped(case: Case) -> Struck:
-    case.sh(case.cluster.head, "systemctl stop nfs-server")
-    case.later(lambda: case.sh(case.cluster.head, "systemctl start nfs-server"))
+    """Rank 0, which writes, is on the head: where that is the server, too, nobody misses anything."""
+    server, head = case.cluster.server, case.cluster.head
+    case.expect(server != head, "the head is the server itself: make the lab with --server node3")
+    case.sh(server, "systemctl stop nfs-server")
+    case.later(lambda: case.sh(server, "systemctl start nfs-server"))
     yield
+    if case.moment != "before":  # until its first step it has nothing to write
+        told = case.cluster.watch(head, case.job, "said", "alarm: ", patience=100 / case.cluster.slower)
+        case.expect(told, "no word about the share that does not answer")
+        case.notes.append(f"it said: {told['said'][:100]}" if told else "it said nothing")
     case.sleep_until(120)
-    case.sh(case.cluster.head, "systemctl start nfs-server")
+    case.sh(server, "systemctl start nfs-server")

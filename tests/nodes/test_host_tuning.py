@@ -36,3 +36,10 @@ def test_host_tuning_limits_reach_a_login(host, told):
 def test_host_tuning_limits_are_set(host, told):
     limits = host.file("/etc/security/limits.d/60-minos.conf").content_string
     assert f"{told.user} - memlock unlimited" in limits and f"{told.user} - nofile 1048576" in limits
+
+
+def test_host_tuning_updates_restart_no_job(host):
+    if not host.file("/etc/needrestart/conf.d").is_directory:
+        pytest.skip("there is no needrestart")
+    asked = "our %nrconf; do '/etc/needrestart/conf.d/60-minos.conf'; print keys %{$nrconf{override_rc}}"
+    assert "minos-" in host.check_output("perl -e %s", asked)

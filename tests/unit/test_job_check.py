@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rendering import evaluated
+from rendering import asserted, evaluated
 
 STATE = {"state": "running", "run_id": "r2"}
 
@@ -33,3 +33,21 @@ def test_the_code_of_a_job_is_that_of_the_nodes_that_train():
     assert asked("__job_check_runs", **looks) is True
     assert asked("__job_check_codes", **looks) == ["/code-a"]
     assert asked("__job_check_codes", node1=found("off")) == []
+
+
+@pytest.mark.parametrize(
+    ("planned", "state", "nodes", "runs", "passes"),
+    [
+        (["node1", "node2"], "running", ["node1", "node2"], False, True),
+        (["node1"], "running", ["node1", "node2"], False, True),  # all that could be at work are asked
+        (["node1"], "running", ["node1", "node2"], True, False),
+        (["node1", "node3"], "running", ["node1", "node2"], False, False),
+        (["node1", "node3"], "starting", ["node2"], False, False),
+        (["node1", "node3"], "failed", ["node2"], False, True),
+    ],
+)
+def test_a_job_that_may_be_at_work_on_nodes_that_are_not_asked_is_not_taken_over(planned, state, nodes, runs, passes):
+    plan, now = {"job": "demo", "nodes": nodes}, {"state": state, "planned_nodes": planned}
+    name = "Refuse to change the nodes of a running job"
+    told = {"job_check_plan": plan, "job_check_state": now, "__job_check_runs": runs}
+    assert asserted("job_check", "main", name, **told) is passes

@@ -21,13 +21,18 @@ def environment(*cards, **options):
         "cluster_proxy_env": {},
     }
     text = "#jinja2: trim_blocks: True\n" + (ROOT / "templates/job.env.j2").read_text()
-    rendered = templar("job_node", **values, **options).template(trust_as_template(text))
+    rendered = templar("job_node", **values | options).template(trust_as_template(text))
     return dict(line.split("=", 1) for line in rendered.splitlines() if "=" in line and not line.startswith("#"))
 
 
 def test_nothing_of_it_without_need():
     assert not set(DEBUGGING) & set(environment())
-    assert environment()["NCCL_SOCKET_IFNAME"] == "lan0"
+    assert environment()["NCCL_SOCKET_IFNAME"] == "=lan0", "not lan01 as well"
+
+
+def test_the_cards_that_must_be_there():
+    assert environment()["MINOS_GPUS"] == "2"
+    assert environment(job_node_plan=PLAN | {"backend": "gloo"})["MINOS_GPUS"] == "0"
 
 
 def test_what_the_cards_need():

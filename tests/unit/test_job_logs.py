@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 
 from paths import ROOT, action_plugin
@@ -128,3 +129,18 @@ def test_what_is_shown():
     assert any("  systemd: Started minos-train@demo" in line for line in said)
     assert not any(f"{WORKER}: " in line for line in said), "the job itself speaks"
     assert logs.report({}, [], None, 30) == ["There is nothing in the journals of this job."]
+
+
+def test_what_was_made_good_for_is_not_the_first_failure():
+    """A worker dies, the job goes on, and three days later another one has no memory left."""
+    days, lines = 3 * 86400, merged(CRASH)
+    later = merged({"node1": look((days, "torch.OutOfMemoryError: CUDA out of memory."))})
+    state = {"state": "failed", "started": at(-60), "stepped": at(days - 20)}
+    assert first_failure(logs.that_count([*lines, *later], state)) == later[0]
+    assert first_failure(logs.that_count(lines, {"state": "running", "started": at(-60), "stepped": at(60)})) is None
+    assert logs.that_count(lines, {"state": "done"}) == []
+    assert logs.that_count(lines, {"state": "unknown"}) == lines, "nobody can read the share: all counts"
+
+
+def at(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(T + seconds, datetime.UTC).isoformat()

@@ -123,13 +123,45 @@ def test_a_share_that_hangs_is_left_alone():
     spec = importlib.util.spec_from_file_location("look", PROGRAM)
     look = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(look)
+
+    def hangs():
+        yield "first"
+        time.sleep(30)
+
     began = time.monotonic()
-    assert look.within(0.3, lambda: time.sleep(30)) is None
+    assert list(look.within(0.3, hangs)) == [["said", "first"]]
     assert time.monotonic() - began < 5
-    assert look.within(5, lambda: "x" * 1_000_000) == {"said": "x" * 1_000_000}
+    assert list(look.within(5, lambda: ["x" * 1_000_000])) == [["said", "x" * 1_000_000], "end"]
+    assert list(look.within(5, lambda: 1 / 0)) == [["error", "division by zero"]]
     # What even SIGKILL does not end until the server is back would else hold the connection open.
     streams = look.within(5, lambda: [str(Path(f"/proc/self/fd/{number}").readlink()) for number in range(3)])
-    assert streams == {"said": [os.devnull] * 3}
+    assert list(streams) == [*(["said", os.devnull] for _ in range(3)), "end"]
+
+
+def test_of_a_slow_share_the_newest_jobs_are_seen(node):
+    program = PROGRAM.read_text().replace("PATIENCE = 2.5", "PATIENCE = 0.5")
+    slow = "real = job\ndef job(folder):\n    time.sleep(30 if folder.name == 'old' else 0)\n    return real(folder)\n"
+    node.program.write_text(program.replace('if __name__ == "__main__":', slow + 'if __name__ == "__main__":'))
+    (node.shared / "jobs/old").mkdir()
+    os.utime(node.shared / "jobs/old", (1, 1))
+    said = json.loads(node())
+    assert said["share"] == "answers" and said["jobs"]["demo"]["state"]["state"] == "running"
+    assert said["jobs"]["old"]["problem"].startswith("the shared directory is slow: it was not read within 0.5 s")
+    os.utime(node.shared / "jobs/old")
+    said = json.loads(node())
+    assert (said["share"], said["jobs"]) == ("hangs", {}), "nothing has come"
+
+
+def test_a_driver_that_holds_its_program_holds_nobody_else(monkeypatch):
+    """nvidia-smi in the kernel's hands does not even die by SIGKILL; this one only ignores that it was asked to end."""
+    spec = importlib.util.spec_from_file_location("look", PROGRAM)
+    look = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(look)
+    monkeypatch.setattr(look, "PATIENCE", 0.3)
+    monkeypatch.setattr(look.subprocess.Popen, "kill", lambda process: None)
+    began = time.monotonic()
+    assert look.output("sleep", "8") == "" and time.monotonic() - began < 3
+    assert look.output("echo", "well") == "well\n" and look.output("no-such-program") == ""
 
 
 ask_node = action_plugin("job_look", "ask_node")

@@ -74,6 +74,13 @@ def test_a_shell_understands_it(texts):
     assert shown.stdout.splitlines() == ["a b", *command.words]
 
 
+def test_a_proxys_password_is_not_shown():
+    line = "export https_proxy='http://me:se:cret@proxy.example:3128'"
+    assert show_command.without_password(line) == "export https_proxy='http://me:PASSWORD@proxy.example:3128'"
+    for plain in ("export MINOS_STORE=10.0.0.1:29500", "export http_proxy=http://proxy.example:3128 # me@x"):
+        assert show_command.without_password(plain) == plain
+
+
 @pytest.mark.parametrize("missing", ["unit", "settings"])
 def test_a_job_that_is_not_there_is_said_so(missing, texts):
     with pytest.raises(ValueError, match="there is no job demo"):

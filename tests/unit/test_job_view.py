@@ -188,7 +188,7 @@ def test_the_history_has_the_newest_first():
     jobs = {name: FOUND | {"state": state} for name, state in {"one": STATE | done, "two": newer, "now": STATE}.items()}
     lines = show.history(picture({"node1": answer(jobs=jobs)}))
     assert [line.split()[0] for line in lines] == ["Job", "now", "two", "one"]
-    assert "0:10:05" in lines[3] and "5.9000 to 2.5000" in lines[3] and lines[3].endswith("node1 node2 node3")
+    assert "0:10:05" in lines[3] and "5.9000 to 2.5000" in lines[3] and lines[3].endswith("node1, node2, node3")
 
 
 def happened(before, now):
@@ -279,6 +279,10 @@ TAKES = {"job": "name", "lines": "number", "all": "switch", "output": "file", "t
             "-e output=/: write the path of a file in a directory that is there and that you may write to",
         ),
         ({"to": ""}, "-e to=: write the path of a directory on this machine"),
+        (
+            {"to": "my", "_raw_params": "results"},
+            "-e ... results: a blank ends a value; quotes within the quotes keep it: -e \"to='my results'\"",
+        ),
         (
             {"nnodes": 2},
             "-e nnodes: train.yml or another playbook takes this; here it would change nothing. "

@@ -7,7 +7,7 @@ an agent has ended; what it finds goes into the job's state file, which the play
 
 from training.failures.causes import TABLE, Cause, cause_of
 from training.failures.first import Failure, first_failure, is_settled, told
-from training.failures.journal import Line, entries, failure_in
+from training.failures.journal import Line, failure_in, lines_of
 
 __all__ = [
     "TABLE",
@@ -15,9 +15,9 @@ __all__ = [
     "Failure",
     "Line",
     "cause_of",
-    "entries",
     "failure_in",
     "first_failure",
     "is_settled",
+    "lines_of",
     "told",
 ]

@@ -16,9 +16,10 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from training import journals
 from training.errors import UserError
 from training.failures.first import CLOCKS, Failure, counts_since, first_failure, seconds
-from training.failures.journal import Line, entries, failure_in
+from training.failures.journal import Line, failure_in, lines_of
 from training.files import write_atomically
 from training.rendezvous import send_home
 from training.state import JobState
@@ -56,16 +57,21 @@ def end_of(unit: str) -> str:
 
 
 def journal_of(unit: str, since: float) -> list[Line]:
-    return entries(
-        said("journalctl", "--all", "--output=json", f"--lines={LAST}", f"--since=@{since:.0f}", f"--unit={unit}")
-    )
+    return read_journal(f"--since=@{since:.0f}", f"--unit={unit}", most=LAST)
 
 
 def kernels_log(since: float) -> list[Line]:
     """What the kernel said of killed processes and broken GPUs; nothing where a container has no kernel of its own."""
     what = "oom-kill:|Out of memory|out of memory|segfault|NVRM: Xid"
-    options = ("--all", "--output=json", "--lines=100", f"--since=@{since:.0f}", f"--grep={what}")
-    return entries(said("journalctl", "--dmesg", *options))
+    return read_journal("--dmesg", f"--since=@{since:.0f}", f"--grep={what}", most=100)
+
+
+def read_journal(*arguments: str, most: int) -> list[Line]:
+    try:
+        return lines_of(journals.newest(*arguments, most=most))
+    except OSError as problem:
+        print(f"journalctl: {problem}", file=sys.stderr)
+        return []
 
 
 def records(folder: Path, run_id: str) -> Iterator[Failure]:

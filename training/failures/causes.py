@@ -38,6 +38,7 @@ TABLE = (
         patterns=(
             r"CUDA out of memory\.",  # torch, c10/cuda/CUDACachingAllocator.cpp
             r"CUDA error: out of memory",  # cudaErrorMemoryAllocation, in the words of the CUDA runtime
+            r"Cuda failure \d+ 'out of memory'",  # the same, as NCCL says it
             r"CUBLAS_STATUS_ALLOC_FAILED",  # cuBLAS, for its workspace
         ),
     ),
@@ -106,8 +107,19 @@ TABLE = (
             r"NVRM: Xid",  # the driver, in the kernel's log
             r"GPU is lost|GPU has fallen off the bus",  # NVML; the driver
             r"uncorrectable ECC error",  # cudaErrorECCUncorrectable
-            r"CUDA error: (unspecified launch failure|an illegal instruction|misaligned address)",  # CUDA runtime
+            # CUDA runtime; the second is also what a card that has gone answers
+            r"CUDA error: (unspecified launch failure|unknown error|an illegal instruction|misaligned address)",
+            r"CUDA error: the launch timed out",  # cudaErrorLaunchTimeout
         ),
+    ),
+    Cause(
+        name="gpu-missing",
+        what="a card that was there when the job was started is not there any more",
+        advice="nvidia-smi and dmesg | grep NVRM on that node; restart it, or see to the card's seat and power. "
+        "Without the card: stop the job, then train.yml on the other nodes, or with a smaller nproc_per_node",
+        patterns=(
+            r"the driver shows \d+ of the \d+ GPUs|torch sees \d+ of the \d+ GPUs",
+        ),  # training/unit.py, distributed.py
     ),
     Cause(
         name="gpu-index",
@@ -145,8 +157,14 @@ TABLE = (
         "playbooks/parity.yml shows what differs",
         patterns=(
             r"do(es)? not run the same as",  # training/parity.py
-            r"Mismatch between collective operations|tensor sizes? mismatch",  # torch, ProcessGroupWrapper.cpp
         ),
+    ),
+    Cause(
+        name="collectives",
+        what="the ranks did not call the same operation at the same time: one took another way through the program",
+        advice="what depends on the rank (an if, an early end of its data, a saved file that only one sees) must not "
+        "hold a collective operation; the message names the ranks and what each called",
+        patterns=(r"[Mm]ismatch between collective",),  # torch, ProcessGroupWrapper.cpp
     ),
     Cause(
         name="not-finite",
@@ -167,7 +185,7 @@ TABLE = (
         patterns=(
             r"ModuleNotFoundError: |ImportError: ",  # Python
             r"error while loading shared libraries|cannot open shared object file",  # glibc, ld.so
-            r"(?m)has no attribute '\w+'$|got an unexpected keyword argument",  # Python, of another version's names
+            r"\bmodule '[\w.]+' has no attribute '",  # Python, of another version's names
         ),
     ),
     Cause(
@@ -201,7 +219,7 @@ TABLE = (
         advice="nproc_per_node must not be above the number of GPUs there; the script must pick its card by LOCAL_RANK",
         patterns=(
             r"Duplicate GPU detected",  # NCCL, init.cc
-            r"ncclInvalid(Usage|Argument)",  # torch, NCCLUtils.cpp
+            r"ncclInvalid(Usage|Argument)|NCCL error in: .*, invalid (usage|argument)",  # torch, NCCLUtils.cpp
         ),
     ),
     Cause(
@@ -280,6 +298,13 @@ TABLE = (
         follows=True,
     ),
     Cause(
+        name="network",
+        what="there is no way to another node",
+        advice="ip route get ADDRESS on that node; cable, switch, address",
+        patterns=(r"No route to host|Network is unreachable|Network is down",),  # errno(3)
+        follows=True,
+    ),
+    Cause(
         name="refused",
         what="nobody listens where it wanted to connect: the process there is gone, or a firewall refuses",
         advice="what is wrong with the node of that address? make nodes INVENTORY=inventory/hosts.yml checks the "
@@ -288,13 +313,6 @@ TABLE = (
             r"Connection refused|ECONNREFUSED",  # errno(3)
             r"client socket has (timed out|failed)",  # torch, socket.cpp
         ),
-        follows=True,
-    ),
-    Cause(
-        name="network",
-        what="there is no way to another node",
-        advice="ip route get ADDRESS on that node; cable, switch, address",
-        patterns=(r"No route to host|Network is unreachable|Network is down",),  # errno(3)
         follows=True,
     ),
     Cause(
@@ -317,6 +335,7 @@ TABLE = (
         "'NCCL WARN' name the interface or the card",
         patterns=(r"NCCL error|nccl(System|Internal|UnhandledCuda)Error|NCCL WARN",),  # torch, NCCLUtils.cpp; NCCL
         follows=True,
+        vague=True,  # what it is stands in the lines after
     ),
     Cause(
         name="gave-up",

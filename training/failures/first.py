@@ -18,6 +18,7 @@ LINES = 20  # kept around a failure
 CLOCKS = 5  # seconds that the clocks of two nodes, or two records of one event, may be apart
 LATE = 30  # seconds that a step may come later into the job's state than it was made
 LASTED = 300  # seconds: a script tells no steps, and a start of its workers that lasted so long counts as one
+XID = "NVRM: Xid"  # how NVIDIA's driver begins its errors in the kernel's log
 FIELDS = ("reason", "failed_rank", "failed_node", "failed_at", "last_lines", "cause", "advice")
 
 
@@ -94,14 +95,21 @@ def first_failure(state: Mapping[str, Any], found: Iterable[Failure]) -> Failure
     every = [failure for failure in found if failure.at >= counts_since(state)]
     if written := Failure.from_state(state):
         # A worker writes its exception before torchrun and the journal see it go: one event, and it knows more.
-        every = [failure for failure in every if failure.follows or not same_event(failure, written)]
-        every.append(written)
+        same = [failure for failure in every if not failure.follows and same_event(failure, written)]
+        every = [failure for failure in every if failure not in same]
+        every.append(with_kernels_word(written, same))
     return min(every, key=lambda failure: (failure.follows, failure.at), default=None)
 
 
 def same_event(found: Failure, written: Failure) -> bool:
     same_place = found.node == written.node and written.rank in (None, found.rank)
     return same_place and not written.follows and found.at > written.at - CLOCKS
+
+
+def with_kernels_word(written: Failure, same: Iterable[Failure]) -> Failure:
+    """What a worker has written, with what its node's kernel said of the card meanwhile: no exception says that."""
+    said = [line for failure in same for line in failure.lines if XID in line and line not in written.lines]
+    return dataclasses.replace(written, lines=(*written.lines, *said)) if said else written
 
 
 def with_cause(state: dict[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ last is found even where all talk at once.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from training.failures.causes import cause_of
 from training.failures.first import LINES, Failure
@@ -29,6 +29,7 @@ TRACEBACK = re.compile(r"^(\[rank\d+\]: )?Traceback \(most recent call last\):")
 # systemd, of the unit's main process (src/core/service.c).
 MAIN_ENDED = re.compile(r"(Main|Control) process exited, code=(exited|killed|dumped), status=(\S+)")
 SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
+OF_A_CARD = re.compile(r"CUDA|cuDNN|CUBLAS|NCCL", re.IGNORECASE)
 BUSY = 76  # flock's, in the unit: another job holds this node. The next try names it (training/unit.py): that counts
 NEAR = 10  # seconds: what systemd or the kernel say so close to a death belongs to it
 
@@ -44,24 +45,18 @@ class Line:
     systemd: bool = False
 
 
-def entries(journal: str) -> list[Line]:
-    """The lines of `journalctl --output=json`."""
-    found = []
-    for text in journal.splitlines():
-        entry = json.loads(text)
-        message = entry.get("MESSAGE") or ""
-        if not isinstance(message, str):  # not UTF-8, or with control characters: an array of bytes
-            message = bytes(message).decode(errors="replace")
-        found.append(
-            Line(
-                at=int(entry["__REALTIME_TIMESTAMP"]) / 1e6,
-                pid=int(entry.get("_PID", 0)),
-                text=message.rstrip(),
-                start=entry.get("_SYSTEMD_INVOCATION_ID") or entry.get("INVOCATION_ID") or "",
-                systemd="INVOCATION_ID" in entry or entry.get("_PID") == "1",
-            )
+def lines_of(entries: Iterable[Mapping[str, Any]]) -> list[Line]:
+    """The lines of what training/journals.py has read."""
+    return [
+        Line(
+            at=int(entry["__REALTIME_TIMESTAMP"]) / 1e6,
+            pid=int(entry.get("_PID", 0)),
+            text=entry["MESSAGE"],
+            start=entry.get("_SYSTEMD_INVOCATION_ID") or entry.get("INVOCATION_ID") or "",
+            systemd="INVOCATION_ID" in entry or entry.get("_PID") == "1",
         )
-    return found
+        for entry in entries
+    ]
 
 
 def failure_in(lines: Sequence[Line], node: str, kernel: Sequence[Line] = (), since: float = 0) -> Failure | None:
@@ -126,7 +121,8 @@ def _of_process(
         ended = exception_of(said) or f"ended with exit status {status}"
     elif SIGNALS.get(-status) == "SIGABRT":  # how C++ ends when nobody catches an exception; its words come before
         ended = exception_of(said) or ended
-    beside = _beside(around, noticed, pid) if status < 0 else []
+    # A card that is lost ends a program by an exception, too, which does not say so.
+    beside = _beside(around, noticed, pid) if status < 0 or OF_A_CARD.search(ended) else []
     texts = [line.text for line in said][-(LINES - len(beside) - 1) :]
     # What ends by an exception says so last; who is killed may have been silent for long.
     at = said[-1].at if status >= 0 and said and noticed - said[-1].at < NEAR else noticed

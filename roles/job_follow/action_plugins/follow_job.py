@@ -30,10 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from job_view import document
 from job_view.events import events
-from job_view.figures import duration, is_silent, progress_line, where
+from job_view.figures import duration, is_silent, names, progress_line, where
 from job_view.picture import find, head_problem, picture
 
 from training import failures
+from training.plain import everywhere
 
 display = Display()
 ENDED = ("done", "stopped", "failed")
@@ -49,7 +50,7 @@ def summary(job: str, state: dict[str, Any], shared: str) -> str:
         lines.append(f"  alarm        {state['alarm']}")
     if state.get("nodes"):
         lines.append(
-            f"  nodes        {', '.join(state['nodes'])} ({state.get('world_size')} processes, {state.get('backend')})"
+            f"  nodes        {names(state['nodes'])} ({state.get('world_size')} processes, {state.get('backend')})"
         )
     if state.get("heldout_last") is not None:
         lines.append(f"  held-out     loss {state['heldout_first']:.4f} before, {state['heldout_last']:.4f} now")
@@ -208,7 +209,7 @@ class ActionModule(ActionBase):
             return {}
         state, problem = {}, answer["problem"]
         try:
-            state = json.loads(answer["text"] or "{}")
+            state = everywhere(json.loads(answer["text"] or "{}"))
         except ValueError as error:
             problem = f"state.json cannot be understood ({error})"
         if self._written is not None and not (state or problem):

@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "job_look"))
 
 from job_view import document
-from job_view.figures import UNKNOWN, at, duration, moment, number, steps
+from job_view.figures import UNKNOWN, at, duration, moment, names, number, steps
 from job_view.picture import GOING, picture, unreachable
 from job_view.table import table
 
@@ -39,7 +39,7 @@ def row(job: Mapping[str, Any]) -> tuple[str, ...]:
         steps(job),
         number(job.get("loss"), "{:.4f}"),
         UNKNOWN if now == UNKNOWN else f"{before} to {now}",
-        " ".join(job["planned_nodes"]) or UNKNOWN,
+        names(job["planned_nodes"]) or UNKNOWN,
     )
 
 

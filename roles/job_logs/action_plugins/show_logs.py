@@ -19,6 +19,7 @@ from log_lines.interest import around, first_failure, interesting
 from log_lines.order import Line, merged, newest, shift
 
 from training.failures import Failure
+from training.failures.first import counts_since
 
 
 def shown(line: Line, width: int) -> str:
@@ -51,15 +52,23 @@ def report(looks: Mapping[str, Mapping[str, Any]], lines: Sequence[Line], failur
     return text + ([""] if notes else []) + notes
 
 
+def that_count(lines: Sequence[Line], state: Mapping[str, Any]) -> list[Line]:
+    """Those behind which the job has made no step: what failed before was made good for."""
+    since = counts_since(state)
+    return [] if state.get("state") == "done" else [line for line in lines if line.time >= since]
+
+
 class ActionModule(ActionBase):
-    """Arguments: job, looks (of ask_node with journal.py, by name), lines (of each node), everything, output."""
+    """Arguments: job, state (of find_job), looks (of ask_node with journal.py, by name), lines (of each node),
+    everything, output.
+    """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         arguments = self._task.args
         looks, everything = arguments["looks"], bool(arguments["everything"])
         whole = merged(looks)
-        failure = first_failure(whole)
+        failure = first_failure(that_count(whole, arguments["state"]))
         lines = whole if everything else interesting(whole)
         if failure and failure not in lines:
             lines = sorted([*lines, failure], key=lambda line: line.time)

@@ -1,4 +1,4 @@
-"""Read what a job has said on this machine; prints one JSON object. Changes nothing. Only Python's own library.
+"""Read what a job has said on this machine; prints one JSON object. Changes nothing.
 
 Its argument is a JSON object: job, started (Unix time of its last start, 0: not known), clock (that of the machine that
 asks) and everything (else the progress lines are left out, and what is older than the newest 20,000 lines). The answer:
@@ -7,9 +7,10 @@ time (this machine's clock), and lines, each [time, who, text]: who is the progr
 
 import json
 import re
-import subprocess
 import sys
 import time
+
+from training.journals import newest
 
 MOST = 20000
 PROGRESS = re.compile(r"step \d+/\d+ epoch |held-out loss \S+ at step")
@@ -19,17 +20,10 @@ FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,_PID"
 KERNEL = ("Out of memory: Killed process", "oom-kill:", "NVRM: Xid", "Memory cgroup out of memory")
 
 
-def entries(*arguments):
-    # --all: without it a line of more than 4096 bytes is null.
-    command = ["journalctl", "--no-pager", "--all", "--output=json", f"--output-fields={FIELDS}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    for line in done.stdout.splitlines():
-        entry = json.loads(line)
-        text = entry.get("MESSAGE") or ""
-        if isinstance(text, list):  # bytes that are no UTF-8
-            text = bytes(text).decode(errors="replace")
+def entries(*arguments, most=0):
+    for entry in newest(f"--output-fields={FIELDS}", *arguments, most=most):
         at = int(entry["__REALTIME_TIMESTAMP"]) / 1e6
-        yield at, entry.get("SYSLOG_IDENTIFIER") or "", text.rstrip()
+        yield at, entry.get("SYSLOG_IDENTIFIER") or "", entry["MESSAGE"]
 
 
 def main():
@@ -37,13 +31,13 @@ def main():
     off = time.time() - asked["clock"]
     started = asked["started"] - EARLIER + (off if abs(off) > EARLIER else 0)
     since = [f"--since=@{started:.0f}"] if asked["started"] else []
-    most = [] if asked["everything"] else [f"--lines={MOST}"]
+    most = 0 if asked["everything"] else MOST
     units = [f"--unit={name}@{asked['job']}.service" for name in ("minos-train", "minos-train-failed")]
-    lines = list(entries(*units, *since, *most))
+    lines = list(entries(*units, *since, most=most))
     if not asked["everything"]:
         lines = [line for line in lines if not PROGRESS.match(line[2])]
     if lines and since:
-        kernel = entries("--dmesg", *since, "--lines=2000")
+        kernel = entries("--dmesg", *since, most=2000)
         lines += [line for line in kernel if any(word in line[2] for word in KERNEL)]
     # Several lines may have one time: those of a traceback, which came together, stay in their order.
     print(json.dumps({"time": time.time(), "lines": sorted(lines, key=lambda line: line[0])}))

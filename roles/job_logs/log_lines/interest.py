@@ -14,7 +14,7 @@ DULL = re.compile(
 )
 WORTH = re.compile(
     r"^rank \d+/\d+ |resumed from|no valid checkpoint|skipped|^alarm: |answers again|^(done|stopped|leaving) at step"
-    r"|has room again|before all had met"
+    r"|has room again|before the first step"
     r"|^stopped: |nothing to (do|run)|left at step|^epoch \d+|total .* s in \d+ steps|waiting for|has arrived in"
     r"|Start(ed|ing) |Stopp(ed|ing) |Main process exited|Failed with result|Scheduled restart|Deactivated|gave up"
     r"|rendezvous|generation|restart|Signal|SIGTERM|SIGKILL|exitcode|another rank is gone"

@@ -20,11 +20,23 @@ from ansible.plugins.action import ActionBase
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "roles" / "preflight_nodes"))
+sys.path.insert(0, str(ROOT))
 
 from node_rules.login import NO_ROOT, UNREACHABLE, explain, last_line, reached  # noqa: E402  (found above)
 
+from training.plain import everywhere, plain  # noqa: E402
+
 # What of the training package needs no torch: a job's state, and its checkpoints.
-MODULES = ("__init__.py", "errors.py", "failures/*.py", "files.py", "state.py", "storage/*.py")
+MODULES = (
+    "__init__.py",
+    "errors.py",
+    "failures/*.py",
+    "files.py",
+    "journals.py",
+    "plain.py",
+    "state.py",
+    "storage/*.py",
+)
 # Where site.yml has never been, or has not come to its end.
 NO_SITE = (
     (r"sudo: unknown user|user \S+ does not exist", "there is no account for training"),
@@ -87,11 +99,11 @@ class ActionModule(ActionBase):
         # sudo may say something before it, such as that it cannot resolve the machine's name.
         line = (done["stdout"].splitlines() or [""])[-1]
         if line.startswith("{"):
-            return json.loads(line), ""
+            return everywhere(json.loads(line)), ""  # names and reasons are what somebody's program says
         said = done["stderr"] or done["stdout"]
         if found := next((what for pattern, what in NO_SITE if re.search(pattern, said)), ""):
             return {}, f"{found}: run site.yml"
-        return {}, self._explain(NO_ROOT, said) if re.search(OF_SUDO, said) else last_line(said)
+        return {}, self._explain(NO_ROOT, said) if re.search(OF_SUDO, said) else plain(last_line(said))
 
     def _explain(self, table: tuple[tuple[str, str, str], ...], said: str) -> str:
         context = self._play_context

@@ -18,8 +18,10 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "preflight"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from inventory_rules.options import known_names, names_in_files, owners, role_options, words_of_commands
+from job_view import document
 
 
 def may_be_written(file: Path) -> bool:
@@ -62,6 +64,8 @@ def wrong(
             sound, fix = KINDS[options[name]]
             if not sound(str(value)):
                 return f"-e {name}={value}: {fix}"
+        elif name == "_raw_params":  # what Ansible makes of the words behind a blank
+            return f"-e ... {value}: a blank ends a value; quotes within the quotes keep it: -e \"to='my results'\""
         elif name in elsewhere:
             return (
                 f"-e {name}: train.yml or another playbook takes this; here it would change nothing. It takes {takes}"
@@ -78,12 +82,17 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         given, options = load_extra_vars(self._loader), self._task.args["options"]
+        problem = ""
         if given:
             elsewhere, known = words_of_commands(), known_names(role_options())
             # A file is for several commands; what is typed is for this one.
             in_files = names_in_files(context.CLIARGS.get("extra_vars", ()), self._loader)
             known |= in_files & elsewhere | owners(in_files, {*options, *known})
             elsewhere -= in_files
-        if given and (problem := wrong(given, options, known - elsewhere, elsewhere)):
+            problem = wrong(given, options, known - elsewhere, elsewhere)
+        if "output" in given and "output" in options and not wrong({"output": given["output"]}, options, ()):
+            # That of an earlier run would be taken for this one's answer, were there none.
+            document.write(str(given["output"]), "", {"problem": problem or "the verb did not come to its end"})
+        if problem:
             raise AnsibleActionFail(problem)
         return result | {"changed": False}

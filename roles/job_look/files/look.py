@@ -25,13 +25,22 @@ from pathlib import Path
 PATIENCE = 2.5  # seconds for what may hang: the share, a sick driver
 TAIL = 1 << 16  # bytes of the metrics in which the newest figures are looked for
 PROPERTIES = "Id,ActiveState,SubState,NRestarts,UnitFileState"
+OF_THE_SHARE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # errors that are not one folder's
 CARDS = "utilization.gpu,memory.used,memory.total"
 
 
 def output(*command):
+    """What a command says within PATIENCE, else nothing. It is killed then, and not waited for: what the kernel holds,
+    as it does nvidia-smi where a card is lost, does not even die.
+    """
+    nothing = subprocess.DEVNULL
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        process = subprocess.Popen(command, stdin=nothing, stdout=subprocess.PIPE, stderr=nothing, text=True)
+        return process.communicate(timeout=PATIENCE)[0]
+    except OSError:
+        return ""
+    except subprocess.TimeoutExpired:
+        process.kill()
         return ""
 
 
@@ -101,21 +110,32 @@ def figures(metrics):
     return (steps[-1] if steps else None), first.get("time")
 
 
+def changed(folder):
+    """When something came into it, went, or was written anew, as the state is; 0 where nobody can say."""
+    try:
+        return folder.stat().st_mtime
+    except OSError as problem:
+        if problem.errno in OF_THE_SHARE:
+            raise
+        return 0
+
+
 def jobs(shared):
-    found = {}
-    for folder in sorted((shared / "jobs").iterdir()):
+    """Yield first the names of all, then (name, what there is of it) of one after the other, the newest first."""
+    folders = sorted((shared / "jobs").iterdir(), key=changed, reverse=True)
+    yield [folder.name for folder in folders]
+    for folder in folders:
         try:
-            found[folder.name] = job(folder)
+            yield folder.name, job(folder)
         except (FileNotFoundError, NotADirectoryError):  # no job, or one that is being removed
-            continue
+            yield folder.name, None
         except OSError as problem:
-            if problem.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):  # not this folder's, but the share's
+            if problem.errno in OF_THE_SHARE:
                 raise
-            found[folder.name] = {"problem": f"{folder} cannot be read ({problem.strerror})"}
+            yield folder.name, {"problem": f"{folder} cannot be read ({problem.strerror})"}
         except (ValueError, KeyError, TypeError):
             file = folder / "state.json"
-            found[folder.name] = {"problem": f"{file} cannot be understood; delete it and start the job again"}
-    return found
+            yield folder.name, {"problem": f"{file} cannot be understood; delete it and start the job again"}
 
 
 def job(folder):
@@ -133,7 +153,9 @@ def job(folder):
 
 
 def within(seconds, ask):
-    """What `ask` returns, asked by another process: it may hang where this one must not. None: it takes too long."""
+    """Yield what `ask` yields, asked by another process: it may hang where this one must not. The last is "end", or
+    ["error", why]; without it more takes too long.
+    """
     inlet, outlet = os.pipe()
     child = os.fork()
     if child == 0:
@@ -142,12 +164,14 @@ def within(seconds, ask):
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(nothing, stream)
-        try:
-            said = {"said": ask()}
-        except Exception as error:  # whatever it is: the rest of the answer is worth having
-            said = {"error": str(error) or type(error).__name__}
         with os.fdopen(outlet, "w") as stream:
-            json.dump(said, stream)
+            try:
+                for each in ask():
+                    print(json.dumps(["said", each]), file=stream, flush=True)
+                end = "end"
+            except Exception as error:  # whatever it is: the rest of the answer is worth having
+                end = ["error", str(error) or type(error).__name__]
+            print(json.dumps(end), file=stream)
         os._exit(0)
     os.close(outlet)
     deadline, text = time.monotonic() + seconds, b""
@@ -155,10 +179,28 @@ def within(seconds, ask):
         piece = os.read(inlet, 1 << 16)
         if not piece:
             os.waitpid(child, 0)
-            return json.loads(text)
-        text += piece
+            return
+        *lines, text = (text + piece).split(b"\n")
+        yield from map(json.loads, lines)
     os.kill(child, signal.SIGKILL)  # it goes when the share lets go
-    return None
+
+
+def read(shared):
+    """What the share says of itself, and of the jobs; of a slow one what came in time, and which did not."""
+    names, found, said = [], {}, "hangs"
+    for each in within(PATIENCE, lambda: jobs(shared)):
+        if each == "end":
+            return "answers", {name: what for name, what in found.items() if what}
+        kind, what = each
+        if kind == "error":
+            return what, {}
+        if names:
+            found[what[0]], said = what[1], "answers"
+        else:
+            names = what
+    slow = f"the shared directory is slow: it was not read within {PATIENCE} s. The same again may find it"
+    unread = {name: {"problem": slow} for name in names if name not in found} if found else {}
+    return said, {name: what for name, what in found.items() if what} | unread
 
 
 def cards(found, here):
@@ -178,9 +220,7 @@ def main():
     answer = {"units": found, "settings": here, "copies": copies(state), "gpus": cards(found, here)}
     answer |= {"share": "", "jobs": {}}
     if asked["read_share"]:
-        heard = within(PATIENCE, lambda: jobs(shared))
-        answer["share"] = "hangs" if heard is None else heard.get("error", "answers")
-        answer["jobs"] = (heard or {}).get("said", {})
+        answer["share"], answer["jobs"] = read(shared)
     print(json.dumps(answer | {"time": time.time()}))
 
 

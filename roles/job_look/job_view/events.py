@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .figures import names
+
 
 def events(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each thing that has happened; `before` is empty at the first look."""
     if not before and now.get("state") == "running":
         planned = list(now.get("planned_nodes") or [])
         if away := [name for name in planned if name not in (now.get("nodes") or [])]:
-            yield f"{len(planned) - len(away)} of {len(planned)} nodes train, without {', '.join(away)}"
+            yield f"{len(planned) - len(away)} of {len(planned)} nodes train, without {names(away)}"
     if before and now:
         if now.get("state") == "starting" and before.get("run_id") != now.get("run_id"):
             yield "starting"
@@ -31,9 +33,9 @@ def members(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     planned = list(now.get("planned_nodes") or before.get("planned_nodes") or [])
     of = f"{len(new)} of {max(len(planned), len(new), len(old))}"
     if lost := [name for name in old if name not in new]:
-        yield f"{', '.join(lost)} lost, going on with {of}"
+        yield f"{names(lost)} lost, going on with {of}"
     if back := [name for name in new if name not in old]:
-        yield f"{', '.join(back)} {'is' if len(back) == 1 else 'are'} back, going on with {of}"
+        yield f"{names(back)} {'is' if len(back) == 1 else 'are'} back, going on with {of}"
 
 
 def restarts(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

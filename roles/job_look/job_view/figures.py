@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 UNKNOWN = "-"
 SILENT = 60  # seconds without a word of a running job that are worth saying
 REPORTS = 10  # steps from one word to the next where the state does not say
+NAMES = 8  # nodes that a line names; the document of a verb has them all
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -81,9 +82,15 @@ def is_silent(state: Mapping[str, Any], seconds: float) -> bool:
     return not state.get("script") and seconds > max(SILENT, steps * (state.get("mean_step_seconds") or 0))
 
 
+def names(nodes: Sequence[str]) -> str:
+    """Return them as one reads them in a sentence; of many the first ones."""
+    more = len(nodes) - NAMES
+    return ", ".join(nodes) if more <= 1 else f"{', '.join(nodes[:NAMES])} and {more} more"
+
+
 def script_line(state: Mapping[str, Any]) -> str:
     """Return one line on a script of the user's own."""
-    nodes, began = ", ".join(state.get("nodes") or []), moment(state.get("attempt_began"))
+    nodes, began = names(state.get("nodes") or []), moment(state.get("attempt_began"))
     since = f" for {duration((datetime.datetime.now(datetime.UTC) - began).total_seconds())}" if began else ""
     restarts = f", started {state['starts']} times" if state.get("starts", 1) > 1 else ""
     return f"{state['script']} runs on {nodes}{since}{restarts}"

@@ -26,7 +26,7 @@ TOLD = (
     *("job", "state", "step", "steps", "epoch", "loss", "heldout_first", "heldout_last", "tokens_per_s", "run_id"),
     *("world_size", "backend", "alarm", "reason", "failed_node", "failed_rank", "failed_at", "cause", "advice"),
     *("started", "updated", "train_seconds", "mean_step_seconds", "starts", "starts_without_step", "resumed_at"),
-    *("log_every", "model", "plot", "script"),
+    *("log_every", "model", "plot", "script", "stepped", "attempt_began", "lasting_began"),
 )
 FIGURES = ("gpu_utilisation", "cpu_utilisation", "gpu_memory_gb", "gpu_power_w", "gpu_temperature_c", "seconds")
 LEFT_OUT = {"answer": {}, "problem": "it is left out by --limit"}

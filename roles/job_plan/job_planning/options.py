@@ -19,6 +19,7 @@ from .place import ROOT
 OPTIONS = {"nnodes", "nnodes_min", "node_grace", "group", "config", "job", "follow", "lan_interface"}
 OPTIONS |= {"nproc_per_node", "omp_num_threads"}
 OPTIONS |= {"script", "script_dir", "script_args", "requirements"}
+OPTIONS |= {"output"}  # of playbooks/print.yml, and of the following
 SWITCHES = {"nccl_debug"}
 JOB_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
@@ -36,6 +37,10 @@ def overrides(given: Mapping[str, Any]) -> list[str]:
     """
     settings, known = {field.name for field in dataclasses.fields(Config)}, known_names()
     for name, value in given.items():
+        if name == "_raw_params":  # what Ansible makes of the words behind a blank
+            raise ValueError(
+                f"-e ... {value}: a blank ends a value; quotes within the quotes keep it: -e \"script='my dir/a.py'\""
+            )
         if name not in known and not name.startswith("ansible_"):
             near = difflib.get_close_matches(name, known, n=1)
             hint = (

@@ -31,4 +31,4 @@ def trained(arguments: Mapping[str, Any], given: Mapping[str, Any], cluster: Map
         copies += files
     final = dataclasses.replace(settings, **places)
     about = {"job": job, "recipe": final.recipe, "config": final.to_yaml(), "config_sha256": final.sha256()}
-    return {**about, "steps": final.steps, "data": copies, "archives": [], "packages": {}}
+    return {**about, "backend": final.backend, "steps": final.steps, "data": copies, "archives": [], "packages": {}}

@@ -92,12 +92,17 @@ class ActionModule(ActionBase):
                 "or what train.yml takes, -e nnodes=3 and so on"
             )
         for node, command in commands.items():
-            Display().display("\n".join(["", heading(node, user, planned), *lines_of(command)]))
+            Display().display("\n".join(["", heading(node, user, planned), *map(without_password, lines_of(command))]))
         content = {node: each._asdict() for node, each in commands.items()}
         document.write(
             str(self._task.args["output"]), "print", {"job": job, "user": user, "nodes": content, "no_answer": off}
         )
-        return result | {"changed": False, "commands": content}
+        return result | {"changed": False, "commands": list(content)}
+
+
+def without_password(line: str) -> str:
+    """A proxy's password is for the document, which is its owner's alone, and for the settings of the job there."""
+    return re.sub(r"(://[^\s/@:]*):[^\s/@]*@", r"\1:PASSWORD@", line)
 
 
 def heading(node: str, user: str, planned: bool) -> str:

@@ -40,6 +40,8 @@ def test_to_ansible_vm_nodes_differ_in_their_nic_and_in_who_shares_the_directory
     other = inventory.inventory(paths, lab, HostSettings())
     for host in (*found["_meta"]["hostvars"].values(), *other["_meta"]["hostvars"].values()):
         del host["lan_interface"]
+    lab.kind, lab.server = "vm", "node2"
+    assert inventory.inventory(paths, lab, HostSettings())["nfs_server"] == {"hosts": ["node2"]}
     assert found.pop("nfs_server") == {"hosts": found["head"]["hosts"]}
     found["cluster"]["children"].remove("nfs_server")
     assert found == other

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from training import distributed
 from training.config import Config
-from training.distributed import Patience, Place, SetupError
+from training.distributed import CardLostError, Patience, Place, SetupError, is_card_failure
 
 CONFIG = Config(data_train="a.txt", timeout_start=900)
 
@@ -116,3 +116,20 @@ def test_drivers_count_where_they_are_used_unless_their_owner_lets_them_differ(m
     assert "driver" not in distributed._facts(CONFIG, "gloo")
     monkeypatch.setenv("MINOS_ANY_DRIVER", "1")
     assert "driver" not in distributed._facts(CONFIG, "nccl")
+
+
+@pytest.mark.parametrize("backend", ["auto", "nccl"])
+def test_nothing_goes_on_on_a_cpu_that_began_on_gpus(backend, monkeypatch):
+    monkeypatch.setenv("MINOS_GPUS", "2")
+    with pytest.raises(CardLostError, match=r"torch sees 0 of the 2 GPUs that .* had when the job was started"):
+        distributed.choose_device(backend)
+    assert distributed.choose_device("gloo") == (torch.device("cpu"), "gloo"), "that is how it began"
+    monkeypatch.setenv("MINOS_GPUS", "0")
+    assert distributed.choose_device("auto") == (torch.device("cpu"), "gloo")
+
+
+def test_a_fault_of_the_card_is_told_from_one_of_the_program():
+    assert is_card_failure(RuntimeError("CUDA error: unspecified launch failure"))
+    assert is_card_failure(torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"))
+    assert not is_card_failure(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not is_card_failure(ValueError("CUDA error: unspecified launch failure"))

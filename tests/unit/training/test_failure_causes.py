@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from training.failures import TABLE, cause_of
+from training.failures import TABLE, Failure, cause_of
 
 # What cannot be provoked without a GPU, an NFS server or a broken machine: quoted from the programs, see causes.py.
 QUOTED = {
@@ -25,7 +25,16 @@ QUOTED = {
         "workers are out of shared memory. Please try to raise your shared memory limit.",
     ],
     "share": ["OSError: [Errno 116] Stale file handle", "nfs: server 192.168.1.5 not responding, still trying"],
-    "gpu-broken": ["NVRM: Xid (PCI:0000:01:00): 79, pid=1234, name=python, GPU has fallen off the bus."],
+    "gpu-broken": [
+        "NVRM: Xid (PCI:0000:01:00): 79, pid=1234, name=python, GPU has fallen off the bus.",
+        "torch.AcceleratorError: CUDA error: unknown error",
+        "RuntimeError: CUDA error: the launch timed out and was terminated",
+    ],
+    "gpu-missing": ["RuntimeError: node3: the driver shows 1 of the 2 GPUs that the job was started with"],
+    "collectives": [
+        "RuntimeError: Detected mismatch between collectives on ranks. Rank 0 is running collective: ALLREDUCE",
+        "RuntimeError: Mismatch between collective operation types across ranks.",
+    ],
     "gpu-index": ["torch.AcceleratorError: CUDA error: device-side assert triggered"],
     "driver": [
         "RuntimeError: The NVIDIA driver on your system is too old (found version 12080). Please update",
@@ -33,7 +42,11 @@ QUOTED = {
         "NVML: Driver/library version mismatch",
     ],
     "gpu-architecture": ["CUDA error: no kernel image is available for execution on the device"],
-    "nccl-use": ["ncclInvalidUsage: This usually reflects invalid usage of NCCL library."],
+    "nccl-use": [
+        "ncclInvalidUsage: This usually reflects invalid usage of NCCL library.",
+        "torch.distributed.DistBackendError: NCCL error in: /pytorch/NCCLUtils.cpp:93, invalid usage (run with "
+        "NCCL_DEBUG=WARN for details), NCCL version 2.28.9",
+    ],
     "nccl": [
         "torch.distributed.DistBackendError: NCCL error in: ../ProcessGroupNCCL.cpp:3690, unhandled system error",
         "ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error.",
@@ -46,7 +59,10 @@ QUOTED = {
         "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.",
         "[/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:6042: Connection reset by peer",
     ],
-    "network": ["OSError: [Errno 113] No route to host"],
+    "network": [
+        "OSError: [Errno 113] No route to host",
+        "The client socket has failed to connect to [10.0.0.9]:29500 (errno: 113 - No route to host).",
+    ],
     "stopped-with-others": [
         "torch.distributed.elastic.rendezvous.api.RendezvousClosedError",
         "rank 2 (node3): another rank is gone or late, this one goes too",
@@ -116,3 +132,26 @@ def test_every_row_is_tried():
 
 def test_an_ordinary_line_has_no_cause():
     assert cause_of(["step 5/90 epoch 1 loss 2.1 lr 3e-3 tokens/s 15000 eta 0:00:11", "saved step-00000010"]) is None
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "AttributeError: 'NoneType' object has no attribute 'shape'",
+        "TypeError: forward() got an unexpected keyword argument 'labels'",
+    ],
+)
+def test_a_mistake_in_a_script_is_no_missing_package(mistake):
+    assert cause_of([mistake]) is None
+    assert cause_of(["AttributeError: module 'torch' has no attribute 'compile'"]).name == "module"
+
+
+def test_what_nccl_says_in_the_lines_behind_its_error_counts():
+    said = "torch.distributed.DistBackendError: NCCL error in: NCCLUtils.cpp:93, unhandled system error, NCCL 2.28"
+    behind = [
+        "ncclSystemError: System call failed.",
+        "Last error:",
+        "Error while creating shared memory segment /dev/shm/nccl",
+    ]
+    assert Failure(node="a", what=said, at=0.0, lines=(said, *behind)).cause.name == "shared-memory"
+    assert Failure(node="a", what=said, at=0.0, lines=(said,)).cause.name == "nccl"

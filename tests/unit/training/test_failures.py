@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from spoken import spoken
 
-from training.failures import Failure, Line, entries, failure_in, first_failure, is_settled, told
+from training import journals
+from training.failures import Failure, Line, failure_in, first_failure, is_settled, lines_of, told
 from training.failures.__main__ import main
 from training.state import JobState
 
@@ -147,7 +148,8 @@ def test_an_earlier_start_of_the_unit_does_not_count_once_the_job_went_on():
     assert failure_in(just_begun, "node1").what == "killed by signal 9 (SIGKILL)"
 
 
-def test_the_journal_is_read_as_journalctl_writes_it():
+def test_the_journal_is_read_as_journalctl_writes_it(tmp_path, monkeypatch):
+    """Of a program in its place, which writes the newest first as it is asked to."""
     ours = {
         "__REALTIME_TIMESTAMP": "1795243104000001",
         "_PID": "77",
@@ -156,13 +158,26 @@ def test_the_journal_is_read_as_journalctl_writes_it():
     }
     raw = ours | {"MESSAGE": list("caf\xe9".encode()), "_PID": "78"}
     systemds = {"__REALTIME_TIMESTAMP": "1795243105000000", "_PID": "1", "INVOCATION_ID": "a", "MESSAGE": "Started x"}
-    found = entries("\n".join(json.dumps(entry) for entry in (ours, raw, systemds)))
+    bar = ours | {"MESSAGE": list(b"  1%|\r  2%|" + b"x" * 5000), "_PID": "79"}
+    newest = "\n".join(json.dumps(entry) for entry in (systemds, bar, raw, ours))
+    (tmp_path / "journalctl").write_text(
+        f'#!/bin/sh\necho "$@" >{tmp_path}/asked\ncat <<\'END\'\n{newest}\n{{"MESS\nEND\n'
+    )
+    (tmp_path / "journalctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = lines_of(journals.newest("--unit=x", most=9))
+    asked = (tmp_path / "asked").read_text().split()
+    assert {"--all", "--output=json", "--reverse", "--unit=x", "--lines=9"} <= set(asked)
+    assert len(journals.newest()) == 4 and "--lines=0" not in (tmp_path / "asked").read_text()
+    assert found.pop(2).text == f"  2%|{'x' * 995}... (5005 characters)", "a progress bar as it was last"
     assert [(each.pid, each.text, each.start, each.systemd) for each in found] == [
         (77, "hello", "a", False),
         (78, "caf\xe9", "a", False),
         (1, "Started x", "a", True),
     ]
     assert found[0].at == 1795243104.000001
+    monkeypatch.setattr(journals, "MUCH", 300)
+    assert [each["MESSAGE"] for each in journals.newest(most=9)] == ["Started x"], "no more than fits, and the newest"
 
 
 # --- all nodes -------------------------------------------------------------------------------------------------------

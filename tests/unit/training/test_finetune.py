@@ -230,6 +230,11 @@ def test_weight_decay_is_for_matrices():
         (RuntimeError("Timed out waiting 5000ms for recv operation to complete"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (
+            torch.distributed.DistBackendError("NCCL error in: x.cpp:93, invalid usage (run with ...)\nDuplicate GPU"),
+            False,
+        ),
+        (torch.distributed.DistBackendError("NCCL error in: x.cpp:93, remote process exited"), True),
         (KeyError("x"), False),
     ],
 )

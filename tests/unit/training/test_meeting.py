@@ -48,7 +48,7 @@ def test_an_agent_that_falls_silent_is_missed(agents, left, capsys):
         time.sleep(1)
         agents[1]._stop_heartbeats()
         assert left.wait(12)
-    assert "1 of 3 nodes left before all had met" in capsys.readouterr().out
+    assert "1 of 3 nodes left before the first step" in capsys.readouterr().out
 
 
 def test_so_is_one_that_was_silent_before_the_first_look(agents, left):
@@ -114,7 +114,7 @@ def test_one_that_leaves_by_itself_is_not_lost_and_the_others_are_watched_on():
     assert watch.look(record(a=100, b=100, c=100), 100) == ""
     assert watch.look(record(a=102, b=102, c=100), 102) == ""
     assert watch.look(record(a=104, c=100), 104) == "", "b was heard two seconds ago"
-    assert watch.look(record(a=108), 109) == "1 of 3 nodes left before all had met"
+    assert watch.look(record(a=108), 109) == "1 of 3 nodes left before the first step"
     alone = meeting.Watch(3, began=100)
     alone.look(record(a=100, b=100, c=100), 100)
     assert alone.look(record(c=102), 102) == "" == alone.look(record(c=300), 300)

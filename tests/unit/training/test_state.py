@@ -276,6 +276,14 @@ def test_a_node_that_gives_up_fails_the_job_when_too_few_are_left(tmp_path):
     assert (content["state"], content["failed_node"], content["reason"]) == ("failed", "node1", "its unit gave up")
 
 
+def test_where_all_that_trained_have_given_up_nobody_waits_for_one_that_is_off(tmp_path):
+    state = JobState(tmp_path)
+    state.claim("r1", "", "demo", ["node1", "node2", "node3"], 1)
+    state.begin(state="running", nodes=["node2", "node3"])
+    assert not state.give_up("node3", "its unit gave up")
+    assert state.give_up("node2", "its unit gave up") and state.read()["state"] == "failed"
+
+
 def test_a_start_without_a_node_that_is_off_does_not_wait_for_it(tmp_path):
     """resume.yml goes on with two of three: the third would not take part if it came back."""
     state = JobState(tmp_path)

@@ -44,6 +44,22 @@ def test_it_runs_while_work_is_left(state, status, job, capsys):
     assert capsys.readouterr().out == ("" if status == 0 else f"job demo is {state} (because): nothing to run\n")
 
 
+def test_a_node_that_has_lost_a_card_waits_for_its_driver_and_stays_away_then(job, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(unit, "CARDS", tmp_path / "gpus")
+    monkeypatch.setenv("MINOS_GPUS", "2")
+    (tmp_path / "gpus/0000:01:00.0").mkdir(parents=True)
+    JobState(job).begin(state="running", given_up=["node2"])
+    slept = []
+    with pytest.raises(RuntimeError, match="node2: the driver shows 1 of the 2 GPUs that the job was started with"):
+        ask(job, wait=slept.append)
+    assert 60 <= sum(slept) <= 70 and capsys.readouterr().out == "waiting for the NVIDIA driver: 1 of 2 GPUs\n"
+    assert JobState(job).read()["given_up"] == ["node2"], "it is not back yet"
+    assert ask(job, wait=lambda _: (tmp_path / "gpus/0000:02:00.0").mkdir()) == 0
+    monkeypatch.setattr(unit, "require_cards", lambda *_: 1 / 0)
+    JobState(job).begin(state="done")
+    assert ask(job) == 1, "what has ended needs no card"
+
+
 def test_a_job_that_was_never_started(job, capsys):
     JobState(job).file.unlink()
     assert ask(job) == 2
