@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
+import re
 import stat
 import sys
+from types import SimpleNamespace
 
 import pytest
+from ansible.errors import AnsibleActionFail
 from ansible.parsing.dataloader import DataLoader
 from paths import ROOT, action_plugin
 
@@ -307,6 +311,27 @@ def test_what_is_typed_is_for_this_command_and_a_file_for_several(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_document_that_cannot_be_written_is_known_before():
     assert "that you may write to" in options.wrong({"output": "/usr/x.json"}, TAKES, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "the verb did not come to its end"),
+        ({"jbo": "demo"}, "-e jbo: nothing has this name; did you mean job? It takes job, lines, all, output, to"),
+    ],
+)
+def test_an_earlier_document_is_not_taken_for_this_ones_answer(given, said, tmp_path, monkeypatch):
+    file = tmp_path / "stop.json"
+    file.write_text('{"stopped": true}')
+    monkeypatch.setattr(options.ActionBase, "run", lambda *_: {})
+    monkeypatch.setattr(options, "load_extra_vars", lambda _: {"output": str(file), **given})
+    monkeypatch.setattr(options.context, "CLIARGS", {})
+    module = options.ActionModule.__new__(options.ActionModule)
+    module._loader, module._task = DataLoader(), SimpleNamespace(args={"options": TAKES})
+    with pytest.raises(AnsibleActionFail, match=re.escape(said)) if given else contextlib.nullcontext():
+        module.run()
+    written = json.loads(file.read_text())
+    assert written["problem"] == said and "stopped" not in written
 
 
 def test_a_document_replaces_no_device_no_pipe_and_no_link(tmp_path):

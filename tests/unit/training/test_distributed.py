@@ -49,6 +49,17 @@ def test_patience_follows_the_slowest_step(settings, seconds, expected, place):
     assert timeout() == timedelta(seconds=900)
 
 
+def test_agents_are_missed_until_the_first_step(place, monkeypatch):
+    """NCCL knows no time limit while it connects, which is long after the meeting."""
+    ended = []
+    monkeypatch.setattr(distributed.meeting, "unattended", lambda: ended.append(True))
+    patience = Patience(place, CONFIG)
+    with patience.unhurried():
+        assert ended == [], "an evaluation before"
+    patience.saw(1.0)
+    assert ended
+
+
 def test_an_evaluation_may_take_as_long_as_a_start_and_then_steps_are_watched_again(place):
     patience = Patience(place, CONFIG)
     with patience.unhurried():  # before the first step

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from training import lifecycle
 from training.config import Config
+from training.distributed import CardLostError
 from training.errors import UserError
 from training.state import JobState, SupersededError, main
 
@@ -274,6 +278,30 @@ def test_a_node_that_gives_up_fails_the_job_when_too_few_are_left(tmp_path):
     assert state.give_up("node1", "its unit gave up")
     content = state.read()
     assert (content["state"], content["failed_node"], content["reason"]) == ("failed", "node1", "its unit gave up")
+
+
+@pytest.mark.parametrize(
+    ("error", "signalled"),
+    [
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), []),
+        (CardLostError("torch sees 1 of the 2 GPUs that node1 had"), [(os.getppid(), signal.SIGTERM)]),
+    ],
+)
+def test_a_card_that_fails_ends_no_job_and_one_that_is_gone_ends_this_nodes_agent(
+    error, signalled, tmp_path, monkeypatch, capsys
+):
+    sent, state = [], JobState(tmp_path)
+    monkeypatch.setattr(lifecycle.os, "kill", lambda *what: sent.append(what))
+    monkeypatch.setenv("MINOS_RUN_ID", "r1")
+    state.begin(state="running", run_id="r1")
+    with pytest.raises(type(error)), lifecycle.failures_recorded(state):
+        raise error
+    assert (state.read()["state"], sent) == ("running", signalled)
+    assert str(error) in capsys.readouterr().err
+    monkeypatch.delenv("MINOS_RUN_ID")
+    with pytest.raises(type(error)), lifecycle.failures_recorded(state):
+        raise error
+    assert state.read()["state"] == "failed" and sent == signalled, "by hand nobody starts it again"
 
 
 def test_where_all_that_trained_have_given_up_nobody_waits_for_one_that_is_off(tmp_path):
