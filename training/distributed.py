@@ -19,10 +19,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training import connections, meeting, parity
+from training import cards, connections, meeting, parity
 from training.config import Config
 from training.errors import UserError
-from training.failures.causes import cause_of
 
 # What gloo and the sockets below it say when the other side is gone; no exception type of its own tells it.
 PEER_LOST = (
@@ -38,6 +37,7 @@ PEER_LOST = (
 )
 # What NCCL says in the same kind of error of this rank's own mistakes, which a restart does not mend.
 OWN_MISTAKE = ("invalid usage", "invalid argument", "duplicate gpu", "out of memory")
+CARD_FAULT = ("uncorrectable ecc error", "gpu is lost", "fallen off the bus", "cuda error: unknown error")
 DIFFERENT_SHOWN = 8  # nodes that a report of differences names
 MEETING = 300
 """Seconds that the first process at the meeting waits for the last. The launcher starts all at once, so this is what
@@ -92,9 +92,9 @@ def choose_device(given: str) -> tuple[torch.device, str]:
     when it has fewer than the job was started with, which shall not go on on a CPU without a word.
     """
     backend = given if given != "auto" else "nccl" if torch.cuda.is_available() else "gloo"
-    wanted, gpus = int(os.environ.get("MINOS_GPUS") or 0), torch.cuda.device_count()
-    if given != "gloo" and gpus < wanted:
-        raise CardLostError(f"torch sees {gpus} of the {wanted} GPUs that {node_name()} had when the job was started")
+    gpus = cards.of_torch()
+    if given != "gloo" and (lost := cards.missing(node_name(), "torch", gpus)):
+        raise CardLostError(lost)
     if backend == "gloo":
         return torch.device("cpu"), backend
     if not torch.cuda.is_available():
@@ -295,6 +295,7 @@ def is_peer_failure(error: BaseException) -> bool:
 
 
 def is_card_failure(error: BaseException) -> bool:
-    """Whether the GPU has reported a fault: another start may find it well, or this machine without it."""
-    said = f"{type(error).__name__}: {error}"
-    return isinstance(error, RuntimeError) and (cause := cause_of([said])) is not None and cause.name == "gpu-broken"
+    """Whether the GPU has reported a fault that no program can cause: another start may find it well, or this machine
+    without it.
+    """
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in CARD_FAULT)

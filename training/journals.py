@@ -26,7 +26,8 @@ def newest(*arguments, most=0):
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         patience = threading.Timer(PATIENCE, process.kill)
-        patience.start()
+        if most:  # who asks for all has time
+            patience.start()
         for line in process.stdout:
             read += len(line)
             if most and read > MUCH:

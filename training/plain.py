@@ -1,6 +1,5 @@
 """What programs say, as a terminal may show it. Only Python's own library, of any version that a node may have."""
 
-import re
 import unicodedata
 
 MOST = 1000
@@ -20,7 +19,7 @@ def plain(text):
 
 def one_line(text):
     """The same of a line in a journal. A progress bar writes over itself all the time: how it was last stays."""
-    shown = plain(re.sub(r".*\r", "", text.rstrip()))
+    shown = plain("\n".join(line.rpartition("\r")[2] for line in text.rstrip().split("\n")))
     return shown if len(shown) <= MOST else f"{shown[:MOST]}... ({len(shown)} characters)"
 
 

@@ -92,7 +92,7 @@ def joined(content: dict, worker: Worker, facts: Mapping[str, object], now: date
     if len(content["workers"]) < worker.world_size:
         return content
     nodes = dict.fromkeys(content["workers"][rank] for rank in sorted(content["workers"], key=int))
-    return content | {"state": "running", "nodes": list(nodes), "world_size": worker.world_size}
+    return content | {"state": "running", "nodes": list(nodes), "world_size": worker.world_size, "came_back": []}
 
 
 def reached_the_end(content: dict, worker: Worker) -> dict | None:

@@ -10,7 +10,7 @@ holds
     log_every (steps between two words of it),
     planned_nodes (those it was started on; `nodes` are those that train, by rank), furthest_step,
     nnodes_min, given_up (nodes that will not try again), without (those of planned_nodes that this start
-    leaves out, as they were off),
+    leaves out, as they were off), came_back (nodes that have tried again since the workers started last),
     starts (of its workers, since it was started), starts_without_step (in a row, up to now),
     resumed_at (the step from which the newest of them goes on);
     of somebody's own script (see script.py) also script, attempt, attempt_began, lasting_began (of
@@ -47,7 +47,8 @@ from training.files import write_atomically
 STATES = ("starting", "running", "done", "stopped", "failed")
 ENDED = ("done", "stopped", "failed")
 OF_THE_LAST_START = (
-    "given_up", "without", "starts", "starts_without_step", "tried_from_step", "furthest_step", "nodes", "world_size",
+    "given_up", "without", "came_back", "starts", "starts_without_step", "tried_from_step", "furthest_step", "nodes",
+    "world_size",
 )  # fmt: skip
 THREADS = threading.Lock()
 CLAIM_SECONDS = 60  # that a start takes from its first word to its workers', at most; then another may take its place
@@ -102,7 +103,7 @@ class JobState:
             if self.superseded(content) or (self._claimed and content.get("state") in ENDED):
                 whose = f"{content['state']}, start {content.get('run_id')}"
                 raise SupersededError(f"job {content.get('job')} is {whose}: nothing to do here for {self._claimed}")
-            content = {key: value for key, value in content.items() if key not in OF_THE_LAST_END}
+            content = {key: value for key, value in content.items() if key not in (*OF_THE_LAST_END, "came_back")}
             self._write(content | fields)
 
     def claim(
@@ -155,9 +156,9 @@ class JobState:
             left = len({*content.get("planned_nodes", [])} - {*given_up, *content.get("without", [])})
             if content and content["state"] not in ENDED:
                 failed = {"state": "failed", "failed_node": node, "reason": reason}
-                trained = {*content.get("nodes", [])}
-                # Where all that trained last have given up, those that are left are off.
-                lost = left < content.get("nnodes_min", 1) or (trained and trained <= {*given_up})
+                # Where all that are there have given up, those that are left are off.
+                trained, came = {*content.get("nodes", [])}, {*content.get("came_back", [])}
+                lost = left < content.get("nnodes_min", 1) or (trained and trained | came <= {*given_up})
                 self._write(content | {"given_up": given_up} | (failed if lost else {}))
                 return bool(lost)
             return False

@@ -23,13 +23,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from training import cards
 from training.errors import UserError
 from training.files import write_atomically
 from training.rendezvous import join, send_home
 from training.state import ENDED, JobState
 
 BUSY = ".trains"  # in the folder of the node's jobs: the one that may run here
-CARDS = Path("/proc/driver/nvidia/gpus")
 DRIVER = 60  # seconds for the driver to be there
 PAUSE = 5  # seconds between two looks at a share that is not there
 
@@ -66,6 +66,8 @@ def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[
     for gone in ("given_up", "without"):  # somebody has mended it, or taken it in again
         if node in content.get(gone, []):
             state.change(lambda now, gone=gone: now | {gone: [other for other in now.get(gone, []) if other != node]})
+    if content.get("nodes") and node not in (*content["nodes"], *content.get("came_back", [])):
+        state.change(lambda now: now | {"came_back": sorted({*now.get("came_back", []), node})})
     return 0
 
 
@@ -73,15 +75,14 @@ def require_cards(node: str, wait: Callable[[float], None]) -> None:
     """Wait for the driver, which a boot may bring later. Errors: RuntimeError, where it has fewer cards than the job
     was started with: the node tries again a few times, and the others go on without it.
     """
-    wanted = int(os.environ.get("MINOS_GPUS") or 0)  # of a job that an older Minos has started, nobody knows
     for patience in range(0, DRIVER + PAUSE, PAUSE):
-        there = len(list(CARDS.iterdir())) if CARDS.is_dir() else 0
-        if there >= wanted:
+        there = cards.of_driver()
+        if there >= cards.wanted():
             return
         if patience == 0:
-            print(f"waiting for the NVIDIA driver: {there} of {wanted} GPUs", flush=True)
+            print(f"waiting for the NVIDIA driver: {there} of {cards.wanted()} GPUs", flush=True)
         wait(PAUSE)
-    raise RuntimeError(f"{node}: the driver shows {there} of the {wanted} GPUs that the job was started with")
+    raise RuntimeError(cards.missing(node, "the driver", there))
 
 
 def _read_patiently(state: JobState, wait: Callable[[float], None]) -> dict[str, object]:
@@ -138,6 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.verb == "may-run":
             return may_run(options.job_dir, options.run_id, options.node, options.local)
+        # Before the others wait for it: a node that leaves again each time would have them start anew each time.
+        if cards.wanted() and (lost := cards.missing(os.environ.get("MINOS_NODE", ""), "torch", cards.of_torch())):
+            raise RuntimeError(lost)
         join(options.store, options.run_id, options.output)
         return 0
     except UserError as error:

@@ -33,6 +33,10 @@ def test_nothing_of_it_without_need():
 def test_the_cards_that_must_be_there():
     assert environment()["MINOS_GPUS"] == "2"
     assert environment(job_node_plan=PLAN | {"backend": "gloo"})["MINOS_GPUS"] == "0"
+    assert environment(job_node_cpu_only=True)["MINOS_GPUS"] == "0", "that torch uses none"
+    hosts = {"node1": "10.0.0.1"}
+    assert shared("job_node_cpu_only", "node1", hosts, {}, python_env_variant="cpu") is True
+    assert shared("job_node_cpu_only", "node1", hosts, {}) is False
 
 
 def test_what_the_cards_need():

@@ -147,6 +147,7 @@ def test_of_a_slow_share_the_newest_jobs_are_seen(node):
     said = json.loads(node())
     assert said["share"] == "answers" and said["jobs"]["demo"]["state"]["state"] == "running"
     assert said["jobs"]["old"]["problem"].startswith("the shared directory is slow: it was not read within 0.5 s")
+    assert said["jobs"]["old"]["unread"] is True
     os.utime(node.shared / "jobs/old")
     said = json.loads(node())
     assert (said["share"], said["jobs"]) == ("hangs", {}), "nothing has come"

@@ -117,9 +117,7 @@ TABLE = (
         what="a card that was there when the job was started is not there any more",
         advice="nvidia-smi and dmesg | grep NVRM on that node; restart it, or see to the card's seat and power. "
         "Without the card: stop the job, then train.yml on the other nodes, or with a smaller nproc_per_node",
-        patterns=(
-            r"the driver shows \d+ of the \d+ GPUs|torch sees \d+ of the \d+ GPUs",
-        ),  # training/unit.py, distributed.py
+        patterns=(r"sees \d+ of the \d+ GPUs that the job",),  # training/unit.py, distributed.py
     ),
     Cause(
         name="gpu-index",

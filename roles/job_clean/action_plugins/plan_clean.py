@@ -36,6 +36,8 @@ def plan(
     seen = picture(looks)
     if seen["problem"]:
         raise ValueError(f"{seen['problem']}. Nothing was removed")
+    if unread := [each for each in seen["jobs"] if each.get("unread") and job in ("", each["job"])]:
+        raise ValueError(f"{unread[0]['job']}: {unread[0]['reason']}. Nothing was removed")
     jobs = {each["job"]: each["state"] for each in seen["jobs"]}
     starts = {each["job"]: each.get("run_id") or "" for each in seen["jobs"]}
     parts = ("copies", "settings")

@@ -199,7 +199,7 @@ def read(shared):
         else:
             names = what
     slow = f"the shared directory is slow: it was not read within {PATIENCE} s. The same again may find it"
-    unread = {name: {"problem": slow} for name in names if name not in found} if found else {}
+    unread = {name: {"problem": slow, "unread": True} for name in names if name not in found} if found else {}
     return said, {name: what for name, what in found.items() if what} | unread
 
 

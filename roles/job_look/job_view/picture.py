@@ -59,7 +59,10 @@ def job_of(name: str, found: Mapping[str, Any], now: float, answers: Mapping[str
     """Return one job; `now` is the clock of the node that has read its files."""
     state = found.get("state")
     if state is None:
-        return {"job": name, "state": "unreadable", "reason": found["problem"], "nodes": {}, "planned_nodes": []}
+        unread = {"unread": True} if found.get("unread") else {}
+        return {
+            "job": name, "state": "unreadable", "reason": found["problem"], "nodes": {}, "planned_nodes": [], **unread,
+        }  # fmt: skip
     job = {key: state[key] for key in TOLD if state.get(key) not in (None, "")} | {"job": name}
     if isinstance(state.get("starts"), int):
         job["restarts"] = max(0, state["starts"] - 1)
@@ -148,6 +151,8 @@ def find(seen: Mapping[str, Any], job: str, states: tuple[str, ...] = GOING) -> 
             known = f"there are {', '.join(jobs)}" if jobs else "none has been started yet"
             raise ValueError(f"job={job}: there is no such job; {known}")
         return jobs[job]
+    if unread := [each["reason"] for each in jobs.values() if each.get("unread")]:
+        raise ValueError(f"write -e job=NAME, as not all jobs could be looked at: {unread[0]}")
     some = [name for name, each in jobs.items() if each["state"] in states]
     if len(some) == 1:
         return jobs[some[0]]

@@ -132,7 +132,7 @@ def test_drivers_count_where_they_are_used_unless_their_owner_lets_them_differ(m
 @pytest.mark.parametrize("backend", ["auto", "nccl"])
 def test_nothing_goes_on_on_a_cpu_that_began_on_gpus(backend, monkeypatch):
     monkeypatch.setenv("MINOS_GPUS", "2")
-    with pytest.raises(CardLostError, match=r"torch sees 0 of the 2 GPUs that .* had when the job was started"):
+    with pytest.raises(CardLostError, match=r"torch sees 0 of the 2 GPUs that the job was started with"):
         distributed.choose_device(backend)
     assert distributed.choose_device("gloo") == (torch.device("cpu"), "gloo"), "that is how it began"
     monkeypatch.setenv("MINOS_GPUS", "0")
@@ -140,7 +140,8 @@ def test_nothing_goes_on_on_a_cpu_that_began_on_gpus(backend, monkeypatch):
 
 
 def test_a_fault_of_the_card_is_told_from_one_of_the_program():
-    assert is_card_failure(RuntimeError("CUDA error: unspecified launch failure"))
+    assert is_card_failure(RuntimeError("CUDA error: unknown error"))
+    assert not is_card_failure(RuntimeError("CUDA error: unspecified launch failure")), "a bad kernel does that, too"
     assert is_card_failure(torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"))
     assert not is_card_failure(RuntimeError("CUDA error: device-side assert triggered"))
-    assert not is_card_failure(ValueError("CUDA error: unspecified launch failure"))
+    assert not is_card_failure(ValueError("CUDA error: unknown error"))

@@ -30,7 +30,7 @@ QUOTED = {
         "torch.AcceleratorError: CUDA error: unknown error",
         "RuntimeError: CUDA error: the launch timed out and was terminated",
     ],
-    "gpu-missing": ["RuntimeError: node3: the driver shows 1 of the 2 GPUs that the job was started with"],
+    "gpu-missing": ["RuntimeError: node3: the driver sees 1 of the 2 GPUs that the job was started with"],
     "collectives": [
         "RuntimeError: Detected mismatch between collectives on ranks. Rank 0 is running collective: ALLREDUCE",
         "RuntimeError: Mismatch between collective operation types across ranks.",

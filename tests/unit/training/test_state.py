@@ -283,7 +283,7 @@ def test_a_node_that_gives_up_fails_the_job_when_too_few_are_left(tmp_path):
 @pytest.mark.parametrize(
     ("error", "signalled"),
     [
-        (torch.AcceleratorError("CUDA error: unspecified launch failure"), []),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), []),
         (CardLostError("torch sees 1 of the 2 GPUs that node1 had"), [(os.getppid(), signal.SIGTERM)]),
     ],
 )

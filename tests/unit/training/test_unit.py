@@ -45,12 +45,12 @@ def test_it_runs_while_work_is_left(state, status, job, capsys):
 
 
 def test_a_node_that_has_lost_a_card_waits_for_its_driver_and_stays_away_then(job, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(unit, "CARDS", tmp_path / "gpus")
+    monkeypatch.setattr(unit.cards, "DRIVER", tmp_path / "gpus")
     monkeypatch.setenv("MINOS_GPUS", "2")
     (tmp_path / "gpus/0000:01:00.0").mkdir(parents=True)
     JobState(job).begin(state="running", given_up=["node2"])
     slept = []
-    with pytest.raises(RuntimeError, match="node2: the driver shows 1 of the 2 GPUs that the job was started with"):
+    with pytest.raises(RuntimeError, match="node2: the driver sees 1 of the 2 GPUs that the job was started with"):
         ask(job, wait=slept.append)
     assert 60 <= sum(slept) <= 70 and capsys.readouterr().out == "waiting for the NVIDIA driver: 1 of 2 GPUs\n"
     assert JobState(job).read()["given_up"] == ["node2"], "it is not back yet"
@@ -58,6 +58,30 @@ def test_a_node_that_has_lost_a_card_waits_for_its_driver_and_stays_away_then(jo
     monkeypatch.setattr(unit, "require_cards", lambda *_: 1 / 0)
     JobState(job).begin(state="done")
     assert ask(job) == 1, "what has ended needs no card"
+
+
+def test_a_node_whose_cards_torch_cannot_use_does_not_join_the_others(tmp_path, monkeypatch, capsys):
+    """They would wait for it each time it comes, and start anew each time it leaves."""
+    monkeypatch.setenv("MINOS_NODE", "node2")
+    monkeypatch.setattr(unit, "join", lambda *_: None)
+    command = ["rendezvous", "--store=10.0.0.1:1", "--run-id=r1", f"--output={tmp_path}/x"]
+    for there, status in ((0, 255), (1, 255), (2, 0)):
+        monkeypatch.setenv("MINOS_GPUS", "2")
+        monkeypatch.setattr(unit.cards, "of_torch", lambda there=there: there)
+        assert unit.main(command) == status
+        assert ("node2: torch sees 1 of the 2 GPUs" in capsys.readouterr().err) is (there == 1)
+    monkeypatch.setenv("MINOS_GPUS", "0")
+    monkeypatch.setattr(unit.cards, "of_torch", lambda: 1 / 0)
+    assert unit.main(command) == 0, "torch is not loaded for nothing"
+
+
+def test_a_node_that_comes_back_is_noted_until_the_workers_start(job):
+    state = JobState(job)
+    state.begin(state="running", nodes=["node1"], planned_nodes=["node1", "node2"], nnodes_min=1)
+    assert ask(job) == 0 and state.read()["came_back"] == ["node2"]
+    assert not state.give_up("node1", "its unit gave up"), "node2 is there and goes on"
+    state.begin(state="running", nodes=["node2"])
+    assert state.give_up("node2", "its unit gave up")
 
 
 def test_a_job_that_was_never_started(job, capsys):
