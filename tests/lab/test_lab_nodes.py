@@ -348,7 +348,7 @@ def test_down_without_the_state_file(host_before):
     assert traces()["ours"] == NOTHING
 
 
-INTERRUPTS = [(0.3, signal.SIGINT), (1, signal.SIGKILL), (2, signal.SIGINT), (3.5, signal.SIGKILL), (5, signal.SIGINT)]
+INTERRUPTS = [(0.3, signal.SIGKILL), (1, signal.SIGINT), (3.5, signal.SIGKILL), (5, signal.SIGINT)]
 
 
 @pytest.mark.parametrize(("seconds", "how"), INTERRUPTS)
