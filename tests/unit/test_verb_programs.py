@@ -23,7 +23,7 @@ case "$1" in
 is-active) echo "$ACTIVE"; [ "$ACTIVE" = active ] ;;
 is-enabled) echo "$ENABLED"; [ "$ENABLED" = enabled ] ;;
 reset-failed) exit 1 ;;
---no-pager) cat "$JOURNAL" ;;
+--no-pager) case "$*" in *--reverse*) tac "$JOURNAL" ;; *) cat "$JOURNAL" ;; esac ;;
 esac
 """
 
@@ -42,6 +42,7 @@ def node(tmp_path):
         calls.write_text("")
         lines.write_text(journal)
         variables = {"CALLS": str(calls), "JOURNAL": str(lines), "ACTIVE": active, "ENABLED": enabled}
+        variables["PYTHONPATH"] = str(ROOT)  # what ask_node packs beside the program
         done = subprocess.run(
             [sys.executable, ROOT / "roles" / program, json.dumps(asked)],
             env=os.environ | variables | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
