@@ -7,12 +7,10 @@ find out who is missing: they drop from their record one that has said nothing f
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 from training.rendezvous import GONE, connected, state_of
 
@@ -49,16 +47,6 @@ def unattended() -> None:
     for over in _over:
         over.set()
     _over.clear()
-
-
-@contextlib.contextmanager
-def attended(pause: float = 2.0) -> Iterator[None]:
-    """Within, `attend`."""
-    attend(pause)
-    try:
-        yield
-    finally:
-        unattended()
 
 
 class Watch:

@@ -30,7 +30,7 @@ from training.rendezvous import join, send_home
 from training.state import ENDED, JobState
 
 BUSY = ".trains"  # in the folder of the node's jobs: the one that may run here
-DRIVER = 60  # seconds for the driver to be there
+DRIVER_SECONDS = 60  # that the driver may take after a boot
 PAUSE = 5  # seconds between two looks at a share that is not there
 
 
@@ -75,7 +75,7 @@ def require_cards(node: str, wait: Callable[[float], None]) -> None:
     """Wait for the driver, which a boot may bring later. Errors: RuntimeError, where it has fewer cards than the job
     was started with: the node tries again a few times, and the others go on without it.
     """
-    for patience in range(0, DRIVER + PAUSE, PAUSE):
+    for patience in range(0, DRIVER_SECONDS + PAUSE, PAUSE):
         there = cards.of_driver()
         if there >= cards.wanted():
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import threading
 import time
@@ -14,6 +15,15 @@ import pytest
 from tests.unit.training.conftest import free_port, handler
 from training import meeting, rendezvous
 from training.failures.causes import cause_of
+
+
+@contextlib.contextmanager
+def attended(pause: float) -> Iterator[None]:
+    meeting.attend(pause)
+    try:
+        yield
+    finally:
+        meeting.unattended()
 
 
 @pytest.fixture
@@ -39,12 +49,12 @@ def agents(store, monkeypatch) -> Iterator[list]:
 
 
 def test_nobody_leaves_while_all_agents_are_there(agents, left):
-    with meeting.attended(pause=0.2):
+    with attended(pause=0.2):
         assert not left.wait(8)
 
 
 def test_an_agent_that_falls_silent_is_missed(agents, left, capsys):
-    with meeting.attended(pause=0.2):
+    with attended(pause=0.2):
         time.sleep(1)
         agents[1]._stop_heartbeats()
         assert left.wait(12)
@@ -54,22 +64,22 @@ def test_an_agent_that_falls_silent_is_missed(agents, left, capsys):
 def test_so_is_one_that_was_silent_before_the_first_look(agents, left):
     agents[1]._stop_heartbeats()
     time.sleep(4)
-    with meeting.attended(pause=0.2):
+    with attended(pause=0.2):
         assert left.wait(8)
 
 
 def test_so_is_one_that_was_dropped_before_it_but_its_workers_may_still_come(agents, left, monkeypatch):
     agents[1]._stop_heartbeats()
     time.sleep(9)
-    with meeting.attended(pause=0.2):
+    with attended(pause=0.2):
         assert not left.wait(3)
     monkeypatch.setattr(meeting, "STRANGER", 1)
-    with meeting.attended(pause=0.2):
+    with attended(pause=0.2):
         assert left.wait(4)
 
 
 def test_a_rendezvous_that_was_closed_is_over(agents, left, store, capsys):
-    with meeting.attended(pause=0.2):
+    with attended(pause=0.2):
         agents[1].set_closed()
         assert left.wait(4)
     assert "this rendezvous is over" in capsys.readouterr().out
@@ -78,7 +88,7 @@ def test_a_rendezvous_that_was_closed_is_over(agents, left, store, capsys):
 def test_a_node_whose_clock_was_set_back_is_not_taken_for_gone(agents, left, store, monkeypatch):
     """torch's agent says nothing then until its clock is where it was, and the others drop it."""
     monkeypatch.setenv("MINOS_CLOCK", str(meeting.clock() + 3600))
-    with meeting.attended(pause=0.2):
+    with attended(pause=0.2):
         time.sleep(1)
         agents[1]._stop_heartbeats()
         assert not left.wait(9)
@@ -89,14 +99,14 @@ def test_a_node_whose_clock_was_set_back_is_not_taken_for_gone(agents, left, sto
 def test_outside_of_minos_nothing_is_watched(agents, left, monkeypatch):
     monkeypatch.delenv("MINOS_STORE")
     agents[1].set_closed()
-    with meeting.attended(pause=0.2):
+    with attended(pause=0.2):
         assert not left.wait(2)
 
 
 def test_a_store_that_does_not_answer_is_asked_again_and_is_no_reason(agents, left, store, monkeypatch, capsys):
     monkeypatch.setattr(rendezvous, "TRY", datetime.timedelta(seconds=1))
     monkeypatch.setenv("MINOS_STORE", f"127.0.0.1:{free_port()}")
-    with meeting.attended(pause=0.1):
+    with attended(pause=0.1):
         time.sleep(4)
     said = capsys.readouterr().err.strip()
     assert said.splitlines() == ["whether all nodes are still there cannot be seen right now"]
