@@ -10,11 +10,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import testinfra
+from testinfra.backend.ssh import SshBackend
+from testinfra.utils.ansible_runner import AnsibleRunner
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,7 +90,24 @@ def nodes(cluster: dict[str, SimpleNamespace], inventory: str) -> dict[str, test
 
 
 @pytest.fixture(scope="session", autouse=True)
-def sudo_needs_no_password(nodes: dict[str, testinfra.host.Host]) -> None:
+def one_login_each(
+    cluster: dict[str, SimpleNamespace], inventory: str, request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """All commands for a node share a connection: testinfra asks ssh for that, and tells it no place to keep it."""
+    with tempfile.TemporaryDirectory(prefix="minos-") as folder:  # not pytest's: the path of a socket has to be short
+        given = {name: getattr(request.config.option, name) for name in ("ssh_config", "ssh_identity_file")}
+        for name in cluster:
+            node = AnsibleRunner.get_runner(inventory).get_host(name, **given)  # which keeps them
+            if node and isinstance(node.backend, SshBackend):  # or it is this machine
+                node.backend.controlpath = f"{folder}/{name}"
+        yield
+        for socket in Path(folder).iterdir():
+            command = ["ssh", "-o", f"ControlPath={socket}", "-O", "exit", socket.name]
+            subprocess.run(command, capture_output=True, check=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sudo_needs_no_password(nodes: dict[str, testinfra.host.Host], one_login_each: None) -> None:
     """The checks have nobody to type one; a hundred errors would say so less clearly."""
     for name, node in nodes.items():
         if "sudo:" in (said := node.run("true").stderr):
