@@ -54,9 +54,10 @@ test-unit: venv-dev ## tests without nodes
 		|| echo "chromium cannot be installed: TensorBoard is not looked at in a browser"
 	$(PYTEST) tests/unit --numprocesses=$$(($$(nproc) + 1)) --dist=loadfile --no-loadscope-reorder --durations=12
 
-# Two files at a time, each with a lab of its own: Ansible waits for its nodes most of the time.
+# Two files at a time, each with a lab of its own: Ansible waits for its nodes most of the time. First the one that waits
+# for timers: as the last one it would leave the machine with nothing to do.
 test-lab: venv-dev ## tests with throw-away nodes (root or sudo)
-	$(PYTEST) tests/lab --numprocesses=2 --dist=loadfile --durations=12
+	$(PYTEST) tests/lab/test_networkmanager.py tests/lab --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=12
 
 .PHONY: test-vm
 test-vm: venv-dev ## tests with virtual machines, which have kernels of their own (root or sudo); not part of `make test`
