@@ -94,7 +94,8 @@ def one_login_each(
     cluster: dict[str, SimpleNamespace], inventory: str, request: pytest.FixtureRequest
 ) -> Iterator[None]:
     """All commands for a node share a connection: testinfra asks ssh for that, and tells it no place to keep it."""
-    with tempfile.TemporaryDirectory(prefix="minos-") as folder:  # not pytest's: the path of a socket has to be short
+    # Not pytest's folder, nor below TMPDIR: the path of a socket has to be short.
+    with tempfile.TemporaryDirectory(prefix="minos-", dir="/tmp") as folder:
         given = {name: getattr(request.config.option, name) for name in ("ssh_config", "ssh_identity_file")}
         for name in cluster:
             node = AnsibleRunner.get_runner(inventory).get_host(name, **given)  # which keeps them
