@@ -246,6 +246,8 @@ def test_site_repairs_all_of_it_and_a_second_run_changes_nothing_elsewhere():
     done = playbook("site.yml")
     assert changed(done)["node2"] > 8
     assert [changed(done)[host] for host in ("localhost", "node1", "node3")] == [0, 0, 0]
+    repaired = checks("-k", f"({' or '.join(CHECKS)}) and node2")
+    assert repaired.returncode == 0, repaired.stdout[-6000:]
 
 
 def test_what_was_repaired_stays_so_when_the_node_loses_power():

@@ -148,3 +148,5 @@ def test_a_second_time_nothing_changes(before):
 def test_site_works_again(before):
     playbook(*SITE)
     assert on("node2", "hostname; ufw status | head -1") == "node2\nStatus: active"
+    reset("-e", "sure=true remove_data=true remove_data_really=/srv/minos")
+    assert compared("node1", before) == []
