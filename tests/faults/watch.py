@@ -22,6 +22,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,14 +30,22 @@ from pathlib import Path
 JOBS, PROC = Path("/srv/minos/jobs"), Path("/proc")
 HIDDEN = re.compile(r"\.writing-step-(\d+)-.+-(\d+)")  # training.files.hidden_path
 ENDED = ("done", "stopped", "failed")
+SILENCE = 10
+"""Seconds after which the share does not answer. Its mount is a hard one: whoever reads there waits until it does."""
 
 
 def state(job: str) -> dict:
     """The job's state file, {} while there is none or the share does not answer."""
-    try:
-        return json.loads((JOBS / job / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    found = {}
+
+    def read() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            found.update(json.loads((JOBS / job / "state.json").read_text(encoding="utf-8")))
+
+    reader = threading.Thread(target=read, daemon=True)  # ends with this program, also where it still waits
+    reader.start()
+    reader.join(SILENCE)
+    return dict(found)
 
 
 def workers(job: str) -> list[int]:

@@ -101,6 +101,21 @@ def test_the_end_of_a_job_is_seen(tmp_path, monkeypatch, capsys):
     assert watch.main() == 1, "it would be waited for in vain"
 
 
+def test_what_was_said_is_found_while_the_share_does_not_answer(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(watch, "JOBS", tmp_path)
+    monkeypatch.setattr(watch, "SILENCE", 0.2)
+    answers = iter([None, {"said": "alarm: ..."}])
+    monkeypatch.setattr(watch, "said", lambda job, text: next(answers))
+    monkeypatch.setattr(sys, "argv", ["watch.py", "one", "60", "said", "alarm: "])
+    (tmp_path / "one").mkdir()
+    silent = tmp_path / "one/state.json"
+    os.mkfifo(silent)  # whoever opens it waits, as for a server that is gone
+    try:
+        assert watch.main() == 0 and json.loads(capsys.readouterr().out) == {"step": 0, "said": "alarm: ..."}
+    finally:
+        os.close(os.open(silent, os.O_WRONLY | os.O_NONBLOCK))  # those who wait go on
+
+
 RUNNING = {
     1: ("one", "python -m torch.distributed.run --nnodes=1:3 -m training.finetune --config c.yaml"),
     2: ("one", "python -u -m training.finetune --config c.yaml"),
