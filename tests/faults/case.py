@@ -224,7 +224,7 @@ class Case:
         journals = cluster.everywhere(f"{CLOCK}; {command} --output-fields=MESSAGE")
         lines = sorted(line for node, text in journals.items() for line in Line.read(node, text))
         ledger = cluster.read(f"{folder}/ledger.jsonl")
-        weights = cluster.sh(cluster.head, f"sha256sum < {folder}/model/model.safetensors", check=False).split()
+        weights = cluster.shared(f"sha256sum < {folder}/model/model.safetensors", check=False).split()
         kept = {
             "journal.txt": "".join(f"{line.time:.3f} {line.node} {line.text}\n" for line in lines),
             "state.json": cluster.read(f"{folder}/state.json"),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -26,6 +27,8 @@ SETTINGS = (
     "job_follow_interval=1",
 )  # fmt: skip
 WATCH = "/var/tmp/watch.py"
+AS_USER = "setpriv --reuid=minos --regid=minos --groups=minos,systemd-journal"
+"""Whoever looks into the share, or at a job: on NFS root of another machine is nobody."""
 JOB = yaml.safe_load((ROOT / "tests/faults/job.yaml").read_text())
 EMULATED = {"global_batch": 24, "timeout_start": 600, "timeout_step": 90}
 """What virtual machines get instead: where they are emulated a worker takes minutes to its first step."""
@@ -129,7 +132,7 @@ class Cluster:
     def watch(self, node: str, job: str, *question: object, patience: float = 120) -> dict | None:
         """What watch.py has seen on `node`; None if it has waited in vain, or the node went off."""
         words = " ".join(f"'{word}'" for word in (job, patience * self.slower, *question))
-        said = self.sh(node, f"exec python3 {WATCH} {words}", check=False)
+        said = self.sh(node, f"exec {AS_USER} python3 {WATCH} {words}", check=False)
         return json.loads(said) if said.startswith("{") else None
 
     def ended(self, job: str, patience: float) -> dict:
@@ -142,9 +145,13 @@ class Cluster:
             time.sleep(1)
         return {}
 
+    def shared(self, command: str, *, node: str = "", check: bool = True) -> str:
+        """Run a shell's command that needs the share, on the head or on this node."""
+        return self.sh(node or self.head, f"{AS_USER} sh -c {shlex.quote(command)}", check=check)
+
     def read(self, path: str) -> str:
         """A file of the share, empty where there is none."""
-        return self.sh(self.head, f"cat {path} 2>/dev/null", check=False)
+        return self.shared(f"cat {path} 2>/dev/null", check=False)
 
     # --- jobs ----------------------------------------------------------------------------------------------------
     def train(self, job: str, log: Path, *, follow: bool = False) -> Training:
@@ -166,7 +173,7 @@ class Cluster:
             for job in jobs
         )
         self.everywhere(f"exec 2>/dev/null; {on_node}; systemctl reset-failed 'minos-train*'; true")
-        self.sh(self.head, "rm -rf " + " ".join(f"{JOBS}/{job}" for job in jobs))
+        self.shared("rm -rf " + " ".join(f"{JOBS}/{job}" for job in jobs))
 
     # --- machines ------------------------------------------------------------------------------------------------
     def power(self, nodes: Collection[str], *, on: bool) -> None:

@@ -90,7 +90,7 @@ class Cycles:
         self.play("resume", "playbooks/resume.yml", f"job={JOB}")
         self.at_work(stopped)
         again = self.stop()
-        resumed = json.loads(self.cluster.sh(self.cluster.head, f"cat {JOBS}/{JOB}/state.json")).get("resumed_at")
+        resumed = json.loads(self.cluster.read(f"{JOBS}/{JOB}/state.json")).get("resumed_at")
         if resumed != stopped or not step <= stopped <= again:
             self.problems.append(f"stopped at step {step}, then {stopped}, resumed at {resumed}, stopped at {again}")
         return again
@@ -106,7 +106,7 @@ class Cycles:
                 if self.problems:
                     break
             time.sleep(5)
-            checkpoints = self.cluster.sh(self.cluster.head, f"ls {JOBS}/{JOB}/checkpoints").split()
+            checkpoints = self.cluster.shared(f"ls {JOBS}/{JOB}/checkpoints").split()
             if len(checkpoints) > 4:
                 self.problems.append(f"checkpoints pile up: {', '.join(checkpoints)}")
             return left_behind(before, traces(self.cluster))

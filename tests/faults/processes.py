@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.faults.case import Case, Struck
-from tests.faults.cluster import JOBS, LOCAL
+from tests.faults.cluster import AS_USER, JOBS, LOCAL
 
 
 def signal_worker(case: Case, name: str, node: str) -> None:
@@ -62,12 +62,12 @@ def damage_newest(case: Case, how: str) -> str:
     """Damage every copy of the newest checkpoint, on the share and on the nodes' disks; its name. The files keep their
     times."""
     local, shared = f"{LOCAL}/{case.job}/checkpoints", f"{JOBS}/{case.job}/checkpoints"
-    names = case.cluster.everywhere(f"find {shared} {local} -name 'step-*' -printf '%f\\n' 2>/dev/null")
+    names = case.cluster.everywhere(f"{AS_USER} find {shared} {local} -name 'step-*' -printf '%f\\n' 2>/dev/null")
     newest = max(name for text in names.values() for name in text.split())
     for node in case.cluster.nodes:
         places = f"{shared} {local}" if node == case.cluster.head else local  # the share's once, not three times
         files = f"find {places} -path '*/{newest}/model.safetensors' 2>/dev/null"
-        case.sh(node, damage(files, how))
+        case.cluster.shared(damage(files, how), node=node)
     return newest
 
 
