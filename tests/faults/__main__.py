@@ -21,7 +21,10 @@ VM_LAB = {"patience": 2400, "variables": {"ANSIBLE_TIMEOUT": "60"}}
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--faults", default="", metavar="A,B", help="only these (default: all; --list shows them)")
-    parser.add_argument("--moments", default="", metavar="A,B", help="only these of start, before, mid, save")
+    parser.add_argument(
+        "--moments", default="", metavar="A,B+C",
+        help="only these of start, before, mid, save; B+C: one job is hit at B, and then at C",
+    )  # fmt: skip
     parser.add_argument("--kind", choices=["container", "vm"], default="container", help="of the nodes")
     parser.add_argument("--layer", default="", metavar="TAR", help="for VM nodes, see lab/README.md")
     parser.add_argument("--lab", default="", metavar="NAME", help="this lab, up and provisioned; it is left as it is")

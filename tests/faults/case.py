@@ -71,9 +71,11 @@ class Missed(Exception):
 class Case:
     """What a fault needs to hit, and what it leaves to be judged."""
 
-    def __init__(self, cluster: Cluster, fault: Fault, moment: str):
-        self.cluster, self.fault, self.moment = cluster, fault, moment
-        name = f"{fault.name.replace('_', '-')}-{moment}"
+    def __init__(self, cluster: Cluster, fault: Fault, moments: Sequence[str]):
+        self.cluster, self.fault, self.moments = cluster, fault, moments
+        self.moment = moments[0]
+        """The present one of those at which the fault hits the job, one after the other."""
+        name = "-".join([fault.name.replace("_", "-"), *moments])
         # Another name each time: what a journal still has of an earlier try shall not count.
         self.job = f"{name}-{secrets.token_hex(2)}"
         self.other = f"{self.job}-other"
@@ -84,6 +86,8 @@ class Case:
         self.notes: list[str] = []
         self.boot: float | None = None
         self.began = self.hit = 0.0
+        self.times: list[tuple[float, float, float | None]] = []
+        """`began`, `hit` and `boot` of each moment that has come."""
         self.trainings: list[Training] = []
         self._undo = contextlib.ExitStack()
         self._held: tuple[str, int] | None = None
@@ -155,8 +159,8 @@ class Case:
             self.sh(node, f"kill -{name} {pid}", check=False)
 
     # --- all of it -----------------------------------------------------------------------------------------------
-    def run(self) -> Facts:
-        """Start the job, strike, wait for its end, put everything right; what was found."""
+    def run(self) -> list[Facts]:
+        """Start the job, strike, wait for its end, put everything right; what was found, for each moment."""
         shutil.rmtree(self.evidence, ignore_errors=True)
         self.evidence.mkdir(parents=True)
         state: dict = {}
@@ -166,8 +170,10 @@ class Case:
                     self.fault.prepare(self)
                 if self.moment != "start":
                     self.train()
-                self.wait_for_moment()
-                self.strike()
+                for moment in self.moments:
+                    self.moment = moment
+                    self.wait_for_moment()
+                    self.strike()
                 state = self.cluster.ended(self.job, PATIENCE)
         except Exception as problem:  # whatever it is, the next case is tried
             self.went_wrong(problem)
@@ -191,13 +197,16 @@ class Case:
         self.problems.append(f"{type(problem).__name__}: {' '.join(str(problem).split())[:300]}")
 
     def strike(self) -> None:
-        self.began = time.time()
-        fault = self.fault.strike(self)
-        next(fault)
-        self.hit = time.time()
-        self.release()
-        for _ in fault:
-            raise TypeError(f"{self.fault.name} yields twice")
+        self.began, self.hit, self.boot = time.time(), 0.0, None
+        try:
+            fault = self.fault.strike(self)
+            next(fault)
+            self.hit = time.time()
+            self.release()
+            for _ in fault:
+                raise TypeError(f"{self.fault.name} yields twice")
+        finally:
+            self.times.append((self.began, self.hit, self.boot))
 
     def look_for_rest(self, ended: dict) -> None:
         """That nothing of it is left, and that no node that was off takes it up again when it has booted."""
@@ -217,7 +226,7 @@ class Case:
             time.sleep(1)
         return left
 
-    def collect(self, state: dict) -> Facts:
+    def collect(self, state: dict) -> list[Facts]:
         """Fetch what is judged, and keep it in build/faults/JOB."""
         cluster, folder = self.cluster, f"{JOBS}/{self.job}"
         command = f"journalctl --no-pager --output=json --unit minos-train@{self.job}.service"
@@ -234,8 +243,12 @@ class Case:
             Path(self.evidence / name).write_text(text + "\n", encoding="utf-8")
         return self.facts(state, lines=lines, ledger=ledger, weights=weights[0] if weights else "")
 
-    def facts(self, state: dict, lines: Sequence[Line] = (), ledger: str = "", weights: str = "") -> Facts:
-        return Facts(
-            began=self.began, hit=self.hit, lines=lines, state=state, ledger=ledger, boot=self.boot, weights=weights,
-            problems=self.problems, notes=self.notes, job=self.cluster.job,
-        )  # fmt: skip
+    def facts(self, state: dict, lines: Sequence[Line] = (), ledger: str = "", weights: str = "") -> list[Facts]:
+        missed = [(0.0, 0.0, None)] * (len(self.moments) - len(self.times))
+        return [
+            Facts(
+                began=began, hit=hit, lines=lines, state=state, ledger=ledger, boot=boot, weights=weights,
+                problems=self.problems, notes=self.notes, job=self.cluster.job,
+            )
+            for began, hit, boot in (*self.times, *missed)
+        ]  # fmt: skip

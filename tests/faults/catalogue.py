@@ -169,11 +169,21 @@ FAULTS = [
 ]
 
 
-def chosen(faults: str = "", moments: str = "") -> list[tuple[Fault, str]]:
-    """The cases that these lists (A,B) name, all of them where they are empty. ValueError with what is misspelt."""
+def chosen(faults: str = "", moments: str = "") -> list[tuple[Fault, list[str]]]:
+    """The cases that these lists (A,B) name, all of them where they are empty. ValueError with what is misspelt.
+
+    Moments with a plus between them (before+mid) are those of one case: its job is hit at the one, then at the other.
+    """
     names = _known("FAULTS", faults, [fault.name for fault in FAULTS])
-    times = _known("MOMENTS", moments, list(MOMENTS))
-    return [(fault, moment) for fault in FAULTS if fault.name in names for moment in fault.moments if moment in times]
+    _known("MOMENTS", moments.replace("+", ","), list(MOMENTS))
+    times = [[word.strip() for word in group.split("+")] for group in moments.split(",") if group.strip()]
+    return [
+        (fault, case)
+        for fault in FAULTS
+        if fault.name in names
+        for group in times or [[moment] for moment in fault.moments]
+        if (case := [moment for moment in group if moment in fault.moments])
+    ]
 
 
 def _known(what: str, given: str, known: list[str]) -> list[str]:

@@ -22,16 +22,14 @@ from tests.labs import ROOT, Lab, wait_until
 JOBS, LOCAL = "/srv/minos/jobs", "/var/lib/minos/jobs"
 GRACE = 20
 """node_grace of all jobs here; the group's timeout is in job.yaml."""
-SETTINGS = (
-    "nnodes=3", "config=tests/faults/job.yaml", f"node_grace={GRACE}", "job_node_stop_timeout=60",
-    "job_follow_interval=1",
-)  # fmt: skip
+SETTINGS = ("nnodes=3", "config=tests/faults/job.yaml", "job_node_stop_timeout=60", "job_follow_interval=1")
 WATCH = "/var/tmp/watch.py"
 AS_USER = "setpriv --reuid=minos --regid=minos --groups=minos,systemd-journal"
 """Whoever looks into the share, or at a job: on NFS root of another machine is nobody."""
-JOB = yaml.safe_load((ROOT / "tests/faults/job.yaml").read_text())
-EMULATED = {"global_batch": 24, "timeout_start": 600, "timeout_step": 90}
-"""What virtual machines get instead: where they are emulated a worker takes minutes to its first step."""
+JOB = yaml.safe_load((ROOT / "tests/faults/job.yaml").read_text()) | {"node_grace": GRACE}
+EMULATED = {"global_batch": 24, "timeout_start": 600, "timeout_step": 90, "node_grace": 300}
+"""What virtual machines get instead: where they are emulated a worker takes minutes to its first step, and the nodes
+come minutes one after the other."""
 EMULATED_SLOWER = 8
 """How many times as long one waits for anything there."""
 
@@ -105,7 +103,7 @@ class Cluster:
         """The node that exports the share; nothing where that is a directory of this machine."""
         instead = EMULATED if self.kind == "vm" else {}
         self.job = JOB | instead
-        self.settings = (*SETTINGS, *(f"{name}={value}" for name, value in instead.items()))
+        self.settings = (*SETTINGS, *(f"{name}={value}" for name, value in ({"node_grace": GRACE} | instead).items()))
         self.slower = EMULATED_SLOWER if self.kind == "vm" else 1
         self.tasks = 0
         """How many tasks an undisturbed train.yml begins, where one has run."""

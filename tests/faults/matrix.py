@@ -11,9 +11,10 @@ from tests.faults.cluster import Cluster
 from tests.faults.verdict import Facts, Row, judge
 
 
-def run(cluster: Cluster, cases: Sequence[tuple[Fault, str]], slack: float = 1) -> Iterator[Row]:
-    """The row of each case as soon as it is known; first that of the undisturbed run, which the others must equal.
+def run(cluster: Cluster, cases: Sequence[tuple[Fault, Sequence[str]]], slack: float = 1) -> Iterator[Row]:
+    """The rows of each case as soon as they are known; first that of the undisturbed run, which the others must equal.
 
+    A case is a job and the moments at which its fault hits it, each of which is a row.
     `slack`: how many times the goal a case may take to its next step, on a machine that has other work.
     """
     data.make()
@@ -22,19 +23,22 @@ def run(cluster: Cluster, cases: Sequence[tuple[Fault, str]], slack: float = 1) 
     yield row
     if row.problems:  # nothing to compare with
         return
-    for fault, moment in cases:
-        row = Row(number=fault.number, fault=fault.name, moment=moment, skipped=skipped(cluster, fault))
-        if row.skipped:
-            yield row
+    for fault, moments in cases:
+        reason = skipped(cluster, fault)
+        rows = [Row(number=fault.number, fault=fault.name, moment=moment, skipped=reason) for moment in moments]
+        if reason:
+            yield from rows
             continue
         began = time.monotonic()
-        case = Case(cluster, fault, moment)
-        facts = case.run()
-        facts.notes.append(f"the whole case took {time.monotonic() - began:.0f} s")
-        # Workers of an earlier start may print their first line after a fault that comes before the first step.
-        known = fault.restarts if moment in ("mid", "save") or (fault.restarts and moment == "before") else None
-        timed = fault.timed and moment != "start"
-        yield judge(row, fault.loss, facts, reference, timed=timed, slack=slack, restarts=known, left=fault.left)
+        case = Case(cluster, fault, moments)
+        found = case.run()
+        case.notes.append(f"the whole case took {time.monotonic() - began:.0f} s")
+        for row, facts in zip(rows, found, strict=True):
+            # Workers of an earlier start may print their first line after a fault that comes before the first step.
+            seen = ("before", "mid", "save") if fault.restarts else ("mid", "save")
+            known = fault.restarts if row.moment in seen else None
+            timed = fault.timed and row.moment != "start"
+            yield judge(row, fault.loss, facts, reference, timed=timed, slack=slack, restarts=known, left=fault.left)
 
 
 def undisturbed(cluster: Cluster) -> Facts:
@@ -47,7 +51,7 @@ def undisturbed(cluster: Cluster) -> Facts:
         cluster.tasks = training.tasks()
         yield
 
-    return Case(cluster, Fault(number=0, name="undisturbed", what="nothing", strike=nothing), "start").run()
+    return Case(cluster, Fault(number=0, name="undisturbed", what="nothing", strike=nothing), ["start"]).run()[0]
 
 
 def skipped(cluster: Cluster, fault: Fault) -> str:

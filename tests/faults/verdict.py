@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.faults.cluster import GRACE
 from training.ledger import LedgerError, verify
 
 HELDOUT_WITHIN = 1e-3
@@ -123,8 +122,8 @@ def goal(loss: str, moment: str, boot: float | None, job: Mapping[str, object]) 
     """
     timeout = job["timeout_start" if moment == "before" else "timeout_step"]
     limits = {
-        "worker": 10, "loud": GRACE + 15, "hangs": timeout + GRACE + 30,
-        "silent": job["timeout_step"] + GRACE + 30, "boot": boot and boot + 30,
+        "worker": 10, "loud": job["node_grace"] + 15, "hangs": timeout + job["node_grace"] + 30,
+        "silent": job["timeout_step"] + job["node_grace"] + 30, "boot": boot and boot + 30,
     }  # fmt: skip
     return limits.get(loss)
 
