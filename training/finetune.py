@@ -14,6 +14,8 @@ the next start to go on. What became of the run stands in JOB_DIR/state.json (se
 
 from __future__ import annotations
 
+from training import imports  # isort: skip  (before all others)
+
 import contextlib
 import dataclasses
 import math
@@ -39,6 +41,8 @@ from training.progress import Progress, StepResult
 from training.reports import Meter, NodeProbe, Profiler, Recorder
 from training.results import leave_results
 from training.state import JobState
+
+imports.done()
 
 
 class Run:
