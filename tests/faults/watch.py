@@ -124,13 +124,15 @@ def main() -> int:
     job, patience, what, *arguments = sys.argv[1:]
     ask, pause = question(job, what, arguments)
     deadline = time.monotonic() + float(patience)
-    asked = time.monotonic()
-    while (answer := ask()) is None:
+    while True:
+        asked = time.monotonic()
+        if (answer := ask()) is not None:
+            break
+        took = time.monotonic() - asked
         if time.monotonic() > deadline or (what != "ended" and has_ended(job)):
             return 1
-        # Where a look takes long, as on an emulated machine, it would take the processor from what it looks at.
-        time.sleep(pause if what == "writing" else max(pause, 4 * (time.monotonic() - asked)))
-        asked = time.monotonic()
+        # Looks on an emulated machine would take the processor from what is looked at; a half-written file is gone soon.
+        time.sleep(pause if what == "writing" else max(pause, min(1, 4 * took)))
     print(json.dumps({"step": state(job).get("step", 0)} | answer))
     return 0
 
