@@ -21,7 +21,7 @@ from tests.labs import ROOT, Lab, wait_until
 
 JOBS, LOCAL = "/srv/minos/jobs", "/var/lib/minos/jobs"
 GRACE = 20
-"""node_grace of all jobs here; the group's timeout is in job.yaml."""
+"""node_grace of jobs on containers; the group's timeout is in job.yaml."""
 SETTINGS = ("nnodes=3", "config=tests/faults/job.yaml", "job_node_stop_timeout=60", "job_follow_interval=1")
 WATCH = "/var/tmp/watch.py"
 AS_USER = "setpriv --reuid=minos --regid=minos --groups=minos,systemd-journal"
