@@ -1,8 +1,8 @@
 """Import this before anything large, and call `done()` after the last import: a worker starts a fifth sooner.
 
 Torch and transformers make 580,000 objects that stay, and Python's collector looks through them again and again while
-they are made, some 900 times. (import of training.finetune, five times each in turn: median 5.2 s of processor time with
-it, 4.1 s without.) Once made, they are left out of every later look, too.
+they are made, some 900 times. (import of training.finetune, five times each in turn: median 5.2 s of processor time
+with it, 4.1 s without.) Once made, they are left out of every later look, too.
 """
 
 from __future__ import annotations

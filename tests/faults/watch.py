@@ -131,7 +131,7 @@ def main() -> int:
         took = time.monotonic() - asked
         if time.monotonic() > deadline or (what != "ended" and has_ended(job)):
             return 1
-        # Looks on an emulated machine would take the processor from what is looked at; a half-written file is gone soon.
+        # Long looks would take the processor from what is looked at; but a half-written file is gone soon.
         time.sleep(pause if what == "writing" else max(pause, min(1, 4 * took)))
     print(json.dumps({"step": state(job).get("step", 0)} | answer))
     return 0
