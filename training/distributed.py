@@ -203,6 +203,8 @@ def _refuse_differences(nodes: Sequence[str], said: Sequence[object], facts_of: 
         chosen = [0, *list(different.values())[:DIFFERENT_SHOWN]]
         facts = {f"{nodes[other]} (rank {other})": facts_of(other) for other in chosen}
         sentence, table = parity.compare(facts)
+        if not sentence:  # one of them has no driver that could differ
+            return
         fix = "make them equal (site.yml does it for packages, train.yml for code and config)"
         if len({each.get("backend") for each in facts.values()}) > 1:  # nothing that anybody could install mends that
             fix = "where it is gloo torch sees no GPU: leave those out (-e group=), or write backend=gloo for all"

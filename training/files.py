@@ -8,10 +8,13 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 PIECE = 8 << 20  # bytes read and written at once
 HIDDEN = re.compile(r"\.(?:writing|removing)-.+-(?P<node>[^-]*)-(?P<pid>\d+)")
 
@@ -72,6 +75,29 @@ def wait_for_room(directory: Path, pause: float = 5.0) -> None:
             with contextlib.suppress(OSError):
                 probe.unlink()
         time.sleep(pause)
+
+
+def within(seconds: float, do: Callable[[], T]) -> T:
+    """What `do` returns or raises. Errors: TimeoutError, an OSError, where that takes longer; what waits for a file
+    system that does not answer cannot be ended, and goes with this process.
+    """
+    ended: list[tuple[T | None, BaseException | None]] = []
+
+    def work() -> None:
+        try:
+            ended.append((do(), None))
+        except BaseException as error:
+            ended.append((None, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not ended:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    value, error = ended[0]
+    if error is not None:
+        raise error
+    return value
 
 
 def sha256_of(path: Path) -> str:

@@ -387,7 +387,8 @@ def recipe(config: Config, folders: Folders) -> str:
     fetched = folders.as_fetched(config)
     tokenizer, weights = models.load_tokenizer(fetched), models.identity_of(fetched.model)
     corpus = data.obtain(config, tokenizer, prepared=folders.packed(), local_dir=folders.data)
-    distributed.require_same(place, {"model": weights, "data": corpus.fingerprint})
+    facts = {"model": weights, "model's config.json": models.architecture_of(fetched.model), "data": corpus.fingerprint}
+    distributed.require_same(place, facts)
     return run_to_end(Run(config, folders, place, corpus, tokenizer))
 
 

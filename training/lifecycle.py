@@ -22,13 +22,14 @@ from training.config import Config
 from training.distributed import CardLostError, Place, is_card_failure, is_peer_failure, node_name
 from training.errors import UserError
 from training.failures.first import LINES
-from training.files import wait_for_room
+from training.files import wait_for_room, within
 from training.folders import Folders
 from training.meeting import unattended
 from training.rendezvous import GONE, leave_failed, send_home
 from training.state import CHANGED, ENDED, JobState, StateError, SupersededError
 
 STOP_FILE = "stop-requested"
+RECORD_SECONDS = 30.0  # that the shared directory has to take down why a job failed
 
 
 class NonFiniteError(RuntimeError):
@@ -238,9 +239,14 @@ def failures_recorded(state: JobState) -> Iterator[None]:
         reason = str(error) if ours or isinstance(error, NonFiniteError) else f"{type(error).__name__}: {error}"
         try:
             lines = details if ours else traceback.format_exc().strip().splitlines()[-LINES:]
-            claimed = "MINOS_RUN_ID" in os.environ
-            state.fail(reason, node, rank, run_id(), lines, process_began(), claimed=claimed)
-            if state.read().get("state") == "failed":
+            claimed, began = "MINOS_RUN_ID" in os.environ, process_began()
+
+            def failed() -> bool:
+                state.fail(reason, node, rank, run_id(), lines, began, claimed=claimed)
+                return state.read().get("state") == "failed"
+
+            # A share that hangs must hold neither the others, who wait for this rank, nor the word of what was wrong.
+            if within(RECORD_SECONDS, failed):
                 send_home()  # also where another rank was first, whom this one's end may end before it has told them
         except (OSError, StateError) as problem:
             print(f"the failure cannot be recorded: {problem}", file=sys.stderr, flush=True)

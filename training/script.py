@@ -29,11 +29,12 @@ from pathlib import Path
 import yaml
 
 from training.failures.first import LASTED, LINES
-from training.files import wait_for_room
+from training.files import wait_for_room, within
 from training.rendezvous import leave_failed, send_home
 from training.state import CHANGED, ENDED, OF_THE_LAST_END, JobState, StateError
 
 PAUSE = 2.0  # seconds between two looks at the state
+RECORD_SECONDS = 30.0  # that the shared directory has to take down why the script failed
 LINGER = 2 * 3600.0
 """Seconds that a rank that is through waits for the others: one that left by os._exit never comes."""
 
@@ -108,10 +109,15 @@ def _fail(state: JobState, worker: Worker, reason: str, lines: list[str]) -> boo
     whether the job has failed.
     """
     failed = False
+
+    def record() -> bool:
+        if state.read().get("attempt") != worker.attempt:
+            return False
+        state.fail(reason, worker.node, worker.rank, worker.run_id, lines)
+        return state.read().get("state") == "failed"
+
     try:
-        if state.read().get("attempt") == worker.attempt:
-            state.fail(reason, worker.node, worker.rank, worker.run_id, lines)
-            failed = state.read().get("state") == "failed"
+        failed = within(RECORD_SECONDS, record)  # the word of what was wrong comes after it
     except (OSError, StateError) as problem:
         print(f"the failure cannot be recorded: {problem}", file=sys.stderr, flush=True)
     if failed:
@@ -294,6 +300,7 @@ def main() -> None:
     for variable, folder in folders.items():
         (folder / "output").mkdir(parents=True, exist_ok=True)
         os.environ[variable] = str(folder / "output")
+    os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))  # torchrun sets the second name alone
     os.chdir(os.environ["MINOS_SHARED_DIR"])
     if packages := os.environ.get("MINOS_PACKAGES"):  # of this job alone; last, so that they hide nothing
         sys.path.append(packages)

@@ -48,7 +48,7 @@ STATES = ("starting", "running", "done", "stopped", "failed")
 ENDED = ("done", "stopped", "failed")
 OF_THE_LAST_START = (
     "given_up", "without", "came_back", "starts", "starts_without_step", "tried_from_step", "furthest_step", "nodes",
-    "world_size",
+    "world_size", "attempt", "workers", "finished",
 )  # fmt: skip
 THREADS = threading.Lock()
 CLAIM_SECONDS = 60  # that a start takes from its first word to its workers', at most; then another may take its place

@@ -13,6 +13,8 @@ Both belong to minos-train@.service.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -20,18 +22,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from training import cards
 from training.errors import UserError
-from training.files import write_atomically
 from training.rendezvous import join, send_home
-from training.state import ENDED, JobState
+from training.state import ENDED, JobState, StateError
 
-BUSY = ".trains"  # in the folder of the node's jobs: the one that may run here
 DRIVER_SECONDS = 60  # that the driver may take after a boot
 PAUSE = 5  # seconds between two looks at a share that is not there
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[float], None] = time.sleep) -> int:
@@ -39,12 +40,39 @@ def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[
 
     `local` is the folder of this node's jobs, on its own disk; the unit's torchrun holds a lock on it (flock).
     """
-    state = JobState(job_dir)
-    content = _read_patiently(state, wait)
+    state, said = JobState(job_dir), False
+    while True:
+        content = _read_patiently(state, wait)
+        if status := _nothing_to_run(content, state, run_id, node):
+            return status
+        if not (other := _runs_already(local)):
+            break
+        if not _goes_first(content, job_dir.with_name(other)):
+            trains = f"{node} trains job {other}, and a node has one job at a time"
+            print(reason := f"{trains}: stop that one, or choose other nodes")
+            # Where it trains already, it goes on without this node.
+            if content["state"] == "starting" and state.fail(reason, node, run_id=run_id):
+                send_home()
+            return 1
+        if not said:
+            print(f"job {other} holds {node}, and began later: waiting until it has left", flush=True)
+        said = True
+        wait(PAUSE)
+    require_cards(node, wait)
+    for gone in ("given_up", "without"):  # somebody has mended it, or taken it in again
+        if node in content.get(gone, []):
+            _note(state, lambda now, gone=gone: now | {gone: [other for other in now.get(gone, []) if other != node]})
+    if content.get("nodes") and node not in (*content["nodes"], *content.get("came_back", [])):
+        _note(state, lambda now: now | {"came_back": sorted({*now.get("came_back", []), node})})
+    return 0
+
+
+def _nothing_to_run(content: dict[str, object], state: JobState, run_id: str, node: str) -> int:
+    """The exit status, and a line, where the state file leaves this node nothing to do; else 0."""
+    job = content.get("job", state.file.parent.name)
     if not content:
         print(f"{state.file}: no such file; the job was never started")
         return 2
-    job = content.get("job", job_dir.name)
     if content["state"] in ENDED:
         reason = f" ({content['reason']})" if content.get("reason") else ""
         print(f"job {job} is {content['state']}{reason}: nothing to run")
@@ -55,20 +83,31 @@ def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[
             "that has it among its nodes takes it in"
         )
         return 1
-    if other := _runs_already(local, job_dir.name):
-        reason = f"{node} trains job {other}, and a node has one job at a time: stop that one, or choose other nodes"
-        print(reason)
-        # Where it trains already, it goes on without this node.
-        if content["state"] == "starting" and state.fail(reason, node, run_id=run_id):
-            send_home()
-        return 1
-    require_cards(node, wait)
-    for gone in ("given_up", "without"):  # somebody has mended it, or taken it in again
-        if node in content.get(gone, []):
-            state.change(lambda now, gone=gone: now | {gone: [other for other in now.get(gone, []) if other != node]})
-    if content.get("nodes") and node not in (*content["nodes"], *content.get("came_back", [])):
-        state.change(lambda now: now | {"came_back": sorted({*now.get("came_back", []), node})})
     return 0
+
+
+def _note(state: JobState, how: Callable[[dict[str, object]], dict[str, object]]) -> None:
+    """Change the state file, unless the share is full: the node is missed at work more than in the file."""
+    try:
+        state.change(how)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"alarm: {state.file} cannot be written ({error.strerror}); going on without", flush=True)
+
+
+def _goes_first(content: dict[str, object], other: Path) -> bool:
+    """Whether of two jobs that only start this one began first. Each may hold a node that the other needs: without an
+    order both would give way. `other`: the folder of that job.
+    """
+    with contextlib.suppress(StateError):
+        there = JobState(other).read()
+        return content["state"] == there.get("state") == "starting" and _began(content) < _began(there)
+    return False
+
+
+def _began(content: dict[str, object]) -> tuple[str, str]:
+    return str(content.get("started", "")), str(content.get("run_id", ""))
 
 
 def require_cards(node: str, wait: Callable[[float], None]) -> None:
@@ -99,21 +138,33 @@ def _read_patiently(state: JobState, wait: Callable[[float], None]) -> dict[str,
             wait(PAUSE)
 
 
-def _runs_already(local: Path, job: str) -> str:
-    """The name of another job that holds this node, or nothing; then this one is noted as the one to name."""
-    busy, descriptor = local / BUSY, os.open(local, os.O_RDONLY)
+def _runs_already(local: Path) -> str:
+    """The name of another job that holds this node, or nothing."""
+    descriptor = os.open(local, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        try:
-            write_atomically(busy, job)
-        except OSError as error:  # a full disk keeps no job from running here; a wrong name would mislead
-            busy.unlink(missing_ok=True)
-            print(f"alarm: {busy}: {error.strerror}", flush=True)
         return ""
     except BlockingIOError:
-        return busy.read_text(encoding="utf-8") if busy.exists() else "(unknown)"
+        return next(_agents(local), "(unknown)")
     finally:
         os.close(descriptor)
+
+
+def _agents(local: Path) -> Iterator[str]:
+    """The jobs of the agents that are at work here, from their command lines: a name in a file would be that of who
+    tried last, not of who holds the lock.
+    """
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        # flock itself, before it has become the agent, may not get the lock.
+        if "torch.distributed.run" not in words or "--local-dir" not in words or Path(words[0]).name == "flock":
+            continue
+        folder = Path(words[words.index("--local-dir") + 1])
+        if folder.parent == local:
+            yield folder.name
 
 
 def _leave(*_: object) -> None:

@@ -86,6 +86,8 @@ class Case:
         self.notes: list[str] = []
         self.boot: float | None = None
         self.began = self.hit = 0.0
+        self.workers: set[tuple[str, int]] = set()
+        """Node and process of those that were there before the first step."""
         self.times: list[tuple[float, float, float | None]] = []
         """`began`, `hit` and `boot` of each moment that has come."""
         self.trainings: list[Training] = []
@@ -126,6 +128,8 @@ class Case:
                 raise Missed("not every node has got a worker")
             if any(answer["step"] for answer in seen):
                 raise Missed("a step was made before every node had been seen with its worker")
+            pairs = zip(self.cluster.nodes, seen, strict=True)
+            self.workers = {(node, pid) for node, answer in pairs for pid in answer["workers"]}
         elif self.moment == "mid":
             self.reach(MID)
         elif self.moment == "save":
@@ -248,6 +252,7 @@ class Case:
         return [
             Facts(
                 began=began, hit=hit, lines=lines, state=state, ledger=ledger, boot=boot, weights=weights,
+                workers=frozenset(self.workers),
                 problems=self.problems, notes=self.notes, job=self.cluster.job,
             )
             for began, hit, boot in (*self.times, *missed)

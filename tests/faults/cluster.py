@@ -156,12 +156,17 @@ class Cluster:
         return Training(self, job, log, follow)
 
     def busy(self, job: str) -> dict[str, str]:
-        """What is left of a job's units and workers, by node."""
+        """What is left of a job's units and workers, by node; also that a node cannot be asked."""
         ask = (
             "systemctl list-units --plain --no-legend --state=active,activating,deactivating"
-            f" minos-train@{job}.service | cut -c1-80; python3 {WATCH} {job} 0 workers"
+            f" minos-train@{job}.service | cut -c1-80; python3 {WATCH} {job} 0 workers;"
+            " echo asked"
         )
-        return {node: text for node, text in self.everywhere(ask).items() if text}
+        said = {
+            node: text if text.endswith("asked") else "it does not answer"
+            for node, text in self.everywhere(ask).items()
+        }
+        return {node: left for node, text in said.items() if (left := text.removesuffix("asked").strip())}
 
     def forget(self, *jobs: str) -> None:
         """Remove every trace of jobs of the matrix."""

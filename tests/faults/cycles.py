@@ -33,12 +33,17 @@ find /dev/shm /tmp /run -xdev -user minos -printf 'file %p\\n' 2>/dev/null | sor
 if command -v nvidia-smi > /dev/null; then
     timeout 20 nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader | sed 's/^/gpu process /'
 fi
+echo looked
 """
 
 
 def traces(cluster: Cluster) -> dict[str, set[str]]:
     """What could be left behind, by node: processes, units, ports, files in memory, memory of GPUs."""
-    return {node: set(text.splitlines()) for node, text in cluster.everywhere(LOOK).items()}
+    found = {node: set(text.splitlines()) for node, text in cluster.everywhere(LOOK).items()}
+    for node, lines in found.items():
+        if "looked" not in lines:
+            raise RuntimeError(f"{node} cannot be looked at: {sorted(lines)}")
+    return found
 
 
 def left_behind(before: dict[str, set[str]], after: dict[str, set[str]]) -> list[str]:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from training.ledger import LedgerError, verify
@@ -14,7 +14,7 @@ from training.ledger import LedgerError, verify
 HELDOUT_WITHIN = 1e-3
 RANKS = 3
 """One on each node."""
-START = re.compile(r"rank 0/(\d+) node=")
+START = re.compile(r"rank 0/(\d+) node=.* pid=(\d+)")
 STEP = re.compile(r"step (\d+)/\d+ epoch ")
 
 
@@ -68,6 +68,8 @@ class Facts:
     notes: Sequence[str]
     job: Mapping[str, object]
     """Its config."""
+    workers: Collection[tuple[str, int]] = ()
+    """Node and process of those that were there when the fault came, where they had not said so yet."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,13 +106,26 @@ def sizes(lines: Sequence[Line]) -> list[int]:
     return found
 
 
+def restarted(facts: Facts) -> float | None:
+    """When the first worker of rank 0 began that was started since the fault; None where none was.
+
+    A worker says so when its peers are there: one that the fault found before that may say it afterwards.
+    """
+    for line in facts.lines:
+        start = START.match(line.text) if line.time > facts.began else None
+        # A machine that has booted gives its processes the same numbers again.
+        if start and (facts.boot is not None or (line.node, int(start[2])) not in facts.workers):
+            return line.time
+    return None
+
+
 def next_step(facts: Facts) -> float | None:
     """Seconds from the fault to the next step.
 
     Where the workers were started again that is the first step behind it: one that was under way may still have ended.
     Where they were not, it is the first step since the fault was complete.
     """
-    restart = next((line.time for line in facts.lines if line.time > facts.began and START.match(line.text)), None)
+    restart = restarted(facts)
     since = facts.hit if restart is None else restart
     step = next((line.time for line in facts.lines if line.time > since and STEP.match(line.text)), None)
     return None if step is None else step - (facts.hit if restart is None else facts.began)
@@ -162,7 +177,7 @@ def judge(
         problems.append(f"steps were made by {ranks} ranks, undisturbed by {sizes(reference.lines)}, which is {RANKS}")
     if left and min(ranks, default=0) != left:
         problems.append(f"steps were made by {ranks} ranks, and {left} were to be left")
-    started = any(line.time > facts.began and START.match(line.text) for line in facts.lines)
+    started = restarted(facts) is not None
     if restarts is not None and facts.hit and started != restarts:
         problems.append("no worker was started again" if restarts else "the workers were started again")
     equal = bool(facts.weights) and facts.weights == reference.weights

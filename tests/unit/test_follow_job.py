@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsiblePromptInterrupt
 from paths import action_plugin
 
 follow = action_plugin("job_follow", "follow_job")
@@ -101,6 +101,38 @@ def test_the_word_of_the_node_that_failed_first_is_waited_for(monkeypatch):
 def test_the_summary_of_a_script_tells_no_steps():
     done = {"state": "done", "script": "my.py", "nodes": ["node1"], "world_size": 1}
     assert follow.summary("own", done, "/s").startswith("Job own: done (my.py)\n")
+
+
+def test_a_watch_that_is_broken_off_leaves_what_it_saw(monkeypatch, tmp_path):
+    """Ctrl-C is how one leaves it; what has happened until then is in the document all the same."""
+    file = tmp_path / "watch.json"
+    for patience, error in ((900, AnsiblePromptInterrupt), (0, AnsibleActionFail)):
+        module = follow.ActionModule.__new__(follow.ActionModule)
+        arguments = {"job": "demo", "looks": {}, "jobs": "/s", "head": "node1", "to_the_end": True}
+        arguments |= {"first_step_timeout": patience, "output": str(file)}
+        module._task = SimpleNamespace(args=arguments)
+        looks = iter([STATE, STATE | {"nodes": ["node1", "node2"], "world_size": 2, "starts": 2}])
+        monkeypatch.setattr(module, "_read", lambda shared, looks=looks: next(looks))
+        ends = iter([None, AnsiblePromptInterrupt()])
+        monkeypatch.setattr(module, "_show", lambda line, ends=ends: _raise(next(ends)))
+        monkeypatch.setattr(follow.ActionBase, "run", lambda *_: {})
+        monkeypatch.setattr(module, "_without_word", lambda *_: "")
+        if error is AnsibleActionFail:
+            with pytest.raises(error):
+                module.run()
+        else:
+            assert "job demo goes on" in module.run()["msg"]
+        said = json.loads(file.read_text())
+        assert (said["verb"], said["state"]["step"]) == ("watch", 50)
+        if error is AnsibleActionFail:
+            assert said["problem"].startswith("job demo has not made a step within 0 s")
+        else:
+            assert "problem" not in said and ["node3" in each["event"] for each in said["events"]] == [True]
+
+
+def _raise(what):
+    if what:
+        raise what
 
 
 def seen(monkeypatch, *answers):

@@ -20,7 +20,9 @@ from paths import ROOT, action_plugin
 PROGRAM = ROOT / "roles/job_look/files/look.py"
 SYSTEMCTL = """\
 #!/bin/sh
-printf 'NRestarts=2\\nId=minos-train@demo.service\\nActiveState=active\\nSubState=running\\nUnitFileState=enabled\\n\\n'
+printf 'NRestarts=2\\nControlGroup=/minos/demo\\nId=minos-train@demo.service\\nActiveState=active\\n'
+printf 'SubState=running\\nUnitFileState=enabled\\n\\n'
+printf 'ControlGroup=\\n'
 printf 'NRestarts=0\\nId=minos-train@old.service\\nActiveState=failed\\nSubState=failed\\nUnitFileState=disabled\\n'
 """
 
@@ -65,15 +67,21 @@ def node(tmp_path):
         return done.stdout
 
     ask.shared, ask.program = shared, tmp_path / "look.py"
-    ask.program.write_bytes(PROGRAM.read_bytes())
+    groups = tmp_path / "cgroup"
+    (groups / "minos/demo").mkdir(parents=True)
+    (groups / "minos/demo/cgroup.procs").write_text("11\n12\n13\n")
+    text = PROGRAM.read_text()
+    assert text.count('Path("/sys/fs/cgroup")') == 1
+    ask.program.write_text(text.replace('Path("/sys/fs/cgroup")', f'Path("{groups}")'))
     return ask
 
 
 def test_a_node_says_what_it_knows(node):
     text = node()
     said = json.loads(text)
-    assert said["units"]["demo"] == {"active": "active", "sub": "running", "restarts": 2, "enabled": True}
-    assert said["units"]["old"]["active"] == "failed"
+    unit = {"active": "active", "sub": "running", "restarts": 2, "enabled": True, "processes": 3}
+    assert said["units"]["demo"] == unit
+    assert (said["units"]["old"]["active"], said["units"]["old"]["processes"]) == ("failed", 0)
     assert said["settings"]["demo"] == {"run_id": "demo-1", "nnodes": "1:3", "ready": True}
     assert "secret" not in text
     assert said["copies"]["demo"]["step"] == 10, "one that is on its way does not count"

@@ -56,6 +56,12 @@ def test_a_start_by_hand_is_none_that_has_ended(texts):
     assert command.environment["MINOS_RENDEZVOUS"] == "hand-1" and "MINOS_RUN_ID" not in command.environment
 
 
+def test_who_joins_others_by_hand_belongs_to_their_start(texts):
+    """As rank 0 it would give the job another run id, and the others would find themselves superseded."""
+    command = show_command.command_of("demo", **texts, by_hand="demo-1.3", joins=True)
+    assert command.environment["MINOS_RENDEZVOUS"] == "demo-1.3" and command.environment["MINOS_RUN_ID"]
+
+
 def test_a_job_that_has_run_keeps_the_rendezvous_that_is_open(texts):
     command = show_command.command_of(
         "demo", **texts | {"rendezvous": "MINOS_RENDEZVOUS=demo-1.3\nMINOS_CLOCK=1.5\n"}, by_hand=""

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "roles/job_look"))
 
 from job_view import document, figures
 from job_view.events import events
-from job_view.picture import find, only_active, picture
+from job_view.picture import find, has_workers, only_active, picture
 from job_view.table import table
 
 NOW = 1_800_000_000.0
@@ -221,6 +221,12 @@ def happened(before, now):
 )
 def test_what_has_happened(before, now, said):
     assert happened(before, now) == said
+
+
+@pytest.mark.parametrize(("count", "workers"), [(0, False), (1, False), (2, True), (None, True)])
+def test_an_agent_alone_has_no_workers(count, workers):
+    look = {"answer": {"units": {"demo": {"active": "active", "processes": count}}}, "problem": ""}
+    assert has_workers(look, "demo") is workers
 
 
 def test_at_the_first_look_only_who_is_away_is_told():

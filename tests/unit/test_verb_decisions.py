@@ -141,6 +141,19 @@ def test_a_stop_that_the_head_cannot_record_fails():
     assert not fine and "The units of node2 are stopped" in lines[0] and "once node1 answers" in lines[0]
 
 
+def test_a_stop_that_cannot_be_written_down_says_why():
+    units = {"node1": {"answer": {"was": "active"}, "problem": ""}}
+    asked = {"answer": {"asked": True, "state": {"state": "running", "step": 3}}, "problem": ""}
+    recorded = {"answer": {}, "problem": "OSError: [Errno 28] No space left on device"}
+    lines, fine = stop.stopped("demo", "node1", asked, recorded, units)
+    assert not fine and lines[0].startswith(
+        "That job demo is stopped could not be written down: node1, the head: OSError"
+    )
+    assert "The units of node1 are stopped." in lines[0] and "is running" not in lines[0]
+    recorded = {"answer": {"state": {"state": "stopped", "step": 3, "steps": 9}}, "problem": ""}
+    assert stop.stopped("demo", "node1", asked, recorded, units) == (["Job demo is stopped at step 3 of 9."], True)
+
+
 @pytest.mark.parametrize(
     ("role", "name", "given"),
     [

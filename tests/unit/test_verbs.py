@@ -21,6 +21,7 @@ import yaml
 from paths import ROOT
 
 from training.state import JobState
+from training.storage import steps as storage_steps
 from training.storage.steps import PROGRESS, TREES, Steps
 
 NODES = ("node1", "node2", "node3")
@@ -191,6 +192,35 @@ def test_one_checkpoint_that_cannot_go_does_not_keep_the_others(cluster, monkeyp
             f"{Steps(cluster.jobs / name / 'checkpoints').path(20)}: Directory not empty; what is left stays"
         ]
         assert [path[-2:] for path in kept] == ["30"]
+
+
+def test_what_only_cannot_be_read_now_stays(cluster, monkeypatch):
+    """A share that failed for a moment proves no damage, and may be the newest there is."""
+    spec = importlib.util.spec_from_file_location("clean", ROOT / "roles/job_clean/files/clean.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    sick, reads = set(), storage_steps.sha256_of
+
+    def fails(path):
+        if path.parent.name[-2:] in sick:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return reads(path)
+
+    monkeypatch.setattr(storage_steps, "sha256_of", fails)
+    asked = {"everything": False, "keep": 1, "look_only": True}
+    sick.add("30")
+    gone, kept, _, notes = program.clean(cluster.old, asked)
+    assert ([path[-2:] for path in gone], [path[-2:] for path in kept], notes) == (["40", "10"], ["30", "20"], [])
+    sick.update(("20", "10"))
+    gone, kept, _, notes = program.clean(cluster.old, asked)
+    assert gone == [] and len(kept) == 4 and notes[0].endswith("holds no valid checkpoint, and so nothing of it goes")
+    own = Steps(cluster.old / "checkpoints")
+    sick.remove("10")
+    own.prune(1)
+    assert steps(own.directory) == [30, 20, 10], "only the damaged one has gone"
+    sick.clear()
+    own.prune(1)
+    assert steps(own.directory) == [30]
 
 
 def test_a_job_that_cannot_go_whole_is_found_by_the_same_command_again(cluster, monkeypatch):

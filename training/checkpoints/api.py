@@ -69,7 +69,10 @@ class Checkpoints:
         places = {"shared": Steps(self.directory)}
         if self.local_dir is not None:
             places["local"] = Steps(self._target())
-        return Restoring(places).restore(statefuls)
+        restored = Restoring(places).restore(statefuls)
+        if restored and ranks.rank() == 0:
+            self._bring(restored)
+        return restored
 
     def save(
         self,
@@ -96,15 +99,18 @@ class Checkpoints:
         self._snapshot = self._snapshot or Snapshot()
         try:
             files = self._snapshot.take({name: each.state_dict() for name, each in statefuls.items()}, progress)
-        except NoMemory as error:
-            self._complain(str(error))
+        except OSError as error:  # NoMemory among them, and what a limit of memory or files makes the kernel say
+            self._complain(str(error) if isinstance(error, NoMemory) else f"no checkpoint of step {step}: {error}")
             return False
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"step {step} cannot be saved: {error}") from None
         with self._heard:
+            try:
+                self._writer = self._writer or self._start_writer()
+            except OSError as error:  # no more processes, or no memory for one
+                self._complain(f"no checkpoint of step {step}: {error}")
+                return False
             self._writing, self._complete = step, False
-            if self._writer is None:
-                self._writer = self._start_writer()
             self._writer.tell("save", {"step": step, "files": files})
         return self._written() if wait else True
 
@@ -162,6 +168,14 @@ class Checkpoints:
             self._share.push(path, self.directory, self.keep)
         elif self._share is not None:
             self._share.state(checkpoint=str(path))
+
+    def _bring(self, restored: Restored) -> None:
+        """To the shared directory with it, where the start that wrote it here ended before it had arrived. Another
+        rank's machine may call its copy the same.
+        """
+        here = restored.path.parent == self._target() != self.directory and restored.path.exists()
+        if here and not (self.directory / restored.path.name).exists():
+            self._announce(restored.path)
 
     def _complain(self, alarm: str, over: str = "") -> None:
         """Print an alarm that is new, or that it is over."""

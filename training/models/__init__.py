@@ -3,7 +3,7 @@
 from training.models.adapters import Trained
 from training.models.errors import ModelError
 from training.models.export import export
-from training.models.identity import identity_of
+from training.models.identity import architecture_of, identity_of
 from training.models.load import load_model, load_tokenizer, padding_token
 from training.models.loss import SummedLoss
 from training.models.sample import generate
@@ -12,6 +12,7 @@ __all__ = [
     "ModelError",
     "SummedLoss",
     "Trained",
+    "architecture_of",
     "export",
     "generate",
     "identity_of",

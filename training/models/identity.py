@@ -15,6 +15,7 @@ from training.models.fetch import MANIFEST
 
 SAMPLES = 64  # pieces of each file, evenly spread; every tensor of a usual shard is met
 SAMPLE = 4096  # bytes of a piece
+OF_ITS_WRITER = ("_name_or_path", "transformers_version")  # keys of config.json that change nothing
 
 
 def identity_of(model: str) -> str:
@@ -38,6 +39,21 @@ def identity_of(model: str) -> str:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"model: {model} cannot be read ({error}); fetch it again") from None
     return digest.hexdigest()[:16]
+
+
+def architecture_of(model: str) -> str:
+    """16 hex digits for what config.json says of how the weights are used; nothing without such a file. For a look at
+    all nodes alone: a checkpoint outlives another version of it. Errors: ModelError.
+    """
+    file = Path(model) / "config.json"
+    if not file.is_file():
+        return ""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        said = {key: value for key, value in content.items() if key not in OF_ITS_WRITER}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"model: {file} cannot be read ({error}); fetch it again") from None
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _sample(file: Path, digest) -> None:

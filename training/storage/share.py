@@ -79,7 +79,9 @@ class Share:
 
     def close(self, timeout: float = 60.0) -> bool:
         """`drain`, then end the courier; returns whether all has arrived. A line says it if not."""
-        arrived = self._courier is None or self.drain(timeout)
+        # Also where no courier is at work: one that died took along what it had not done, and an earlier start of this
+        # run may have left records on this machine.
+        arrived = self.drain(timeout)
         self._closed = True
         if self._courier is not None:
             self._courier.tell("close", {"close": True})

@@ -28,6 +28,7 @@ class Steps:
         self.directory = Path(directory)
         # What was hashed or written by this process, with the sizes and times that its files had: once is enough.
         self._verified: dict[str, tuple] = {}
+        self._unread: set[str] = set()  # could not be read when they were looked at last: that is no proof of damage
 
     def path(self, step: int) -> Path:
         return self.directory / f"step-{step:08d}"
@@ -47,6 +48,7 @@ class Steps:
 
     def problem(self, path: Path) -> str | None:
         """Why this checkpoint cannot be trusted; None if it can. Reads all of it unless that was done before."""
+        self._unread.discard(path.name)
         try:
             manifest = self.manifest(path)
             look = _look_of(path, manifest)
@@ -57,10 +59,17 @@ class Steps:
                     return f"{name} does not match the manifest"
         except FileNotFoundError as error:
             return f"{Path(error.filename).name} is missing"
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             return f"the manifest cannot be used ({error})"
+        except OSError as error:  # a share that does not answer, a bad sector: tomorrow it may be read
+            self._unread.add(path.name)
+            return f"it cannot be read ({error})"
         self._verified[path.name] = look
         return None
+
+    def could_be_read(self, path: Path) -> bool:
+        """Whether the last look of `problem` found what is there, be it damaged, and not just a disk that fails."""
+        return path.name not in self._unread
 
     def trust(self, path: Path) -> None:
         """Take a checkpoint that this process has just written for valid without reading it again."""
@@ -85,7 +94,7 @@ class Steps:
         if free >= needed + SPARE:
             return []
         valid = [path for path in self.visible() if self.problem(path) is None]
-        damaged = [path for path in self.visible() if path not in valid]
+        damaged = [path for path in self.visible() if path not in valid and self.could_be_read(path)]
         others, removed = damaged + valid[:0:-1], []
         if free + sum(map(self.size, others)) >= needed + SPARE:
             for path in others:
@@ -97,12 +106,14 @@ class Steps:
         raise NoRoom(f"{self.directory}: the disk is full, {sizes}; make room, the next save tries again")
 
     def prune(self, keep: int) -> None:
-        """Keep the newest `keep` VALID ones; a damaged one neither counts nor protects anything."""
+        """Keep the newest `keep` VALID ones; a damaged one neither counts nor protects anything. A newer one that
+        cannot be read now does not count either, but stays.
+        """
         valid = 0
         for path in self.visible():
             if valid < keep and self.problem(path) is None:
                 valid += 1
-            else:
+            elif valid == keep or self.could_be_read(path):
                 self._verified.pop(path.name, None)
                 remove_directory(path)
 

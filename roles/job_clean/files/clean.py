@@ -5,7 +5,8 @@ many valid checkpoints stay in each directory), everything (the whole folder goe
 answer: removed (job -> what goes, paths within its folder; a whole job is "."), kept (job -> what stays), bytes, notes,
 changed.
 
-What is damaged goes too, but never the last valid one; where none is valid nothing goes.
+What is damaged goes too, but never the last valid one, nor what only cannot be read now; where none is valid nothing
+goes.
 """
 
 import json
@@ -29,11 +30,16 @@ def directories(folder):
 
 
 def old(steps, keep):
-    """What may go from a directory, and what stays."""
-    stays, goes = [], []
+    """What may go from a directory, what stays, and what of that is valid."""
+    valid, unread, goes = [], [], []
     for path in steps.visible():
-        (stays if len(stays) < keep and steps.problem(path) is None else goes).append(path)
-    return (goes, stays) if stays else ([], goes)
+        if len(valid) < keep and steps.problem(path) is None:
+            valid.append(path)
+        elif len(valid) == keep or steps.could_be_read(path):
+            goes.append(path)
+        else:
+            unread.append(path)
+    return (goes, unread + valid, valid) if valid else ([], unread + goes, [])
 
 
 def remove(path, whole_job):
@@ -56,8 +62,8 @@ def clean(folder, asked):
         if asked["everything"]:
             goes = [folder]
         for directory in [] if asked["everything"] else directories(folder):
-            away, stays = old(Steps(directory), asked["keep"])
-            if stays and Steps(directory).problem(stays[0]) is not None:
+            away, stays, valid = old(Steps(directory), asked["keep"])
+            if stays and not valid:
                 notes.append(f"{directory}: holds no valid checkpoint, and so nothing of it goes")
             goes += away
             kept += [str(path.relative_to(folder)) for path in stays]

@@ -91,20 +91,26 @@ class ActionModule(ActionBase):
         try:
             state = self._follow(job, shared)
         except AnsiblePromptInterrupt:
+            self._write(job, self._state)
             message = f"job {job} goes on: playbooks/watch.yml -e job={job} follows it, playbooks/stop.yml stops it"
             display.display(message)
             return result | {"changed": False, "msg": message}
         if state.get("state") in ENDED:
             display.display(summary(job, state, shared))
-        document.write(str(arguments["output"]), "watch", {"job": job, "state": state, "events": self._happened})
+        self._write(job, state)
         result.update(changed=False, state=state, failed=state["state"] == "failed")
         result["msg"] = f"job {job} is {state['state']} {where(state)}"
         if result["failed"]:
             result["msg"] = f"job {job} failed: {state.get('reason', 'no reason recorded')}"
         return result
 
+    def _write(self, job: str, state: dict[str, Any], problem: str = "") -> None:
+        content = {"job": job, "state": state, "events": self._happened} | ({"problem": problem} if problem else {})
+        document.write(str(self._task.args["output"]), "watch", content)
+
     def _begin(self) -> None:
         self._interactive, self._happened = True, []
+        self._state: dict[str, Any] = {}  # as it was read last
         self._lasting: set[str] = set()  # what is wrong, and was said: off (the head), unread (the share), silent
         self._written: float | None = None  # when the state was written that was read last, on time.monotonic()
 
@@ -125,6 +131,7 @@ class ActionModule(ActionBase):
         first = None  # the step at which this watch found the job at work: a resumed one starts at its checkpoint's
         while True:
             before, state = state, self._read(shared) or state
+            self._state = state
             for event in events(before, state):
                 self._say(event)
             if state.get("state") in ENDED:
@@ -138,10 +145,12 @@ class ActionModule(ActionBase):
                 display.display(progress_line(state))
                 return state
             if (waited := time.monotonic() - began) > patience:
-                raise AnsibleActionFail(
+                problem = (
                     f"job {job} has not made a step within {patience:.0f} s: playbooks/logs.yml -e job={job} "
                     f"says what it waits for. It is still there; playbooks/stop.yml -e job={job} stops it"
                 )
+                self._write(job, state, problem)
+                raise AnsibleActionFail(problem)
             line = f"waiting for a first step ({waited:.0f} s); Ctrl-C ends the watching, not the job"
             if state.get("step") or (running and "script" in state):
                 line = progress_line(state)

@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from job_view.figures import moment
-from job_view.picture import active_nodes, find, head_problem, only_active, picture
+from job_view.picture import active_nodes, find, has_workers, head_problem, only_active, picture
 
 
 class ActionModule(ActionBase):
@@ -20,7 +20,8 @@ class ActionModule(ActionBase):
     meant where none is named; without them the newest is), unseen_ok (it may be one whose files nobody can read now),
     head (its name, where it will be asked for what is on the share).
 
-    Returns `job` (as in picture.py), `active` (the nodes whose unit is at work), `started` (Unix time, 0: not known),
+    Returns `job` (as in picture.py), `active` (the nodes whose unit is at work), `workers` (whether one of them has
+    workers, and not just an agent that waits for the others), `started` (Unix time, 0: not known),
     `off` (node -> problem, of those that do not answer) and `head_problem` (why the head cannot be asked, or nothing).
     """
 
@@ -42,5 +43,6 @@ class ActionModule(ActionBase):
         started = moment(job.get("started"))
         off = {node: look["problem"] for node, look in looks.items() if look["problem"]}
         result.update(changed=False, job=job, active=active_nodes(looks, job["job"]), off=off)
+        result["workers"] = any(has_workers(looks[node], job["job"]) for node in result["active"])
         result["head_problem"] = head_problem(looks, arguments["head"]) if arguments.get("head") else ""
         return result | {"started": started.timestamp() if started else 0.0}

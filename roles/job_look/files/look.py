@@ -4,7 +4,7 @@ Its argument is a JSON object: shared and state (directories), read_share (wheth
 (the directory of this node's settings of jobs). The answer:
 
     time      this machine's clock
-    units     job -> active, sub, restarts and enabled of its unit here
+    units     job -> active, sub, restarts, enabled and processes (how many there are now) of its unit here
     settings  job -> what its MINOS_ settings say here, and ready: whether its code and config are here
     copies    job -> step and time of the newest checkpoint on this machine's own disk
     gpus      utilisation and memory of each card, where a program of somebody else's trains: ours says it itself
@@ -24,7 +24,8 @@ from pathlib import Path
 
 PATIENCE = 2.5  # seconds for what may hang: the share, a sick driver
 TAIL = 1 << 16  # bytes of the metrics in which the newest figures are looked for
-PROPERTIES = "Id,ActiveState,SubState,NRestarts,UnitFileState"
+PROPERTIES = "Id,ActiveState,SubState,NRestarts,UnitFileState,ControlGroup"
+GROUPS = Path("/sys/fs/cgroup")
 OF_THE_SHARE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # errors that are not one folder's
 CARDS = "utilization.gpu,memory.used,memory.total"
 
@@ -56,8 +57,17 @@ def units():
                 "sub": unit.get("SubState", ""),
                 "restarts": int(restarts) if restarts.isdecimal() else 0,
                 "enabled": unit.get("UnitFileState") == "enabled",
+                "processes": processes(unit.get("ControlGroup", "")),
             }
     return found
+
+
+def processes(group):
+    """How many there are in a unit's control group; nothing where that cannot be told."""
+    try:
+        return len((GROUPS / group.lstrip("/") / "cgroup.procs").read_text().split()) if group else 0
+    except OSError:
+        return None
 
 
 def settings(folder, state):

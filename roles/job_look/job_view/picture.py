@@ -183,6 +183,12 @@ def active_nodes(looks: Mapping[str, Mapping[str, Any]], job: str) -> list[str]:
     return [name for name, look in looks.items() if is_on(look.get("answer") or {}, job)]
 
 
+def has_workers(look: Mapping[str, Any], job: str) -> bool:
+    """Whether a node's unit of this job has more processes than its agent, or nobody can tell."""
+    count = ((look.get("answer") or {}).get("units", {}).get(job) or {}).get("processes")
+    return count is None or count > 1
+
+
 def only_active(looks: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the job that units are at work for, where they agree on one; it needs no shared directory."""
     jobs = {job for look in looks.values() for job in (look.get("answer") or {}).get("units", {})}

@@ -26,11 +26,12 @@ class Command(NamedTuple):
     words: list[str]
 
 
-def command_of(job: str, unit: str, settings: str, rendezvous: str, by_hand: str) -> Command:
+def command_of(job: str, unit: str, settings: str, rendezvous: str, by_hand: str, joins: bool = False) -> Command:
     """What systemd makes of the unit's ExecStart= for this job. ValueError where the text is no such unit.
 
     `settings` and `rendezvous` are its environment files, the second empty where the unit is not at work. Then it is
-    for a start by hand, at the rendezvous `by_hand`: under the id of the last start nothing would be left to do.
+    for a start by hand, at the rendezvous `by_hand`: under the id of the last start nothing would be left to do. Where
+    others are at work (`joins`) it belongs to their start.
     """
     text = unit.replace("\\\n", " ")
     lines = dict(re.findall(r"^(ExecStart|WorkingDirectory|User)=(.*)$", text, re.MULTILINE))
@@ -40,7 +41,8 @@ def command_of(job: str, unit: str, settings: str, rendezvous: str, by_hand: str
         raise ValueError(f"there is no job {job}")
     if "MINOS_RENDEZVOUS" not in environment:
         environment["MINOS_RENDEZVOUS"] = by_hand
-        del environment["MINOS_RUN_ID"]
+        if not joins:
+            del environment["MINOS_RUN_ID"]
 
     def specified(word: str) -> str:
         return word.replace("%i", job).replace("%t", "/run")
@@ -81,7 +83,7 @@ class ActionModule(ActionBase):
         by_hand = meeting[1] if meeting else f"{job}-by-hand-{secrets.token_hex(4)}"
         for node, texts in texts_of.items():
             try:
-                commands[node] = command_of(job, **texts, by_hand=by_hand)
+                commands[node] = command_of(job, **texts, by_hand=by_hand, joins=bool(meeting))
             except ValueError as problem:
                 Display().display(f"# {node}: {problem}\n")
         for node, problem in off.items():

@@ -17,16 +17,22 @@ GOING = ("starting", "running")
 
 
 def stopped(
-    job: str, head: str, asked: Mapping[str, Any], state: Mapping[str, Any], units: Mapping[str, Any]
+    job: str, head: str, asked: Mapping[str, Any], recorded: Mapping[str, Any], units: Mapping[str, Any]
 ) -> tuple[list[str], bool]:
     """Return what to say, and whether the job is stopped for good."""
+    state = (recorded.get("answer") or asked["answer"]).get("state", {})
     off = {name: look["problem"] for name, look in units.items() if look["problem"]}
     were = [name for name, look in units.items() if look["answer"].get("was") in ("active", "activating")]
+    on = f" The units of {', '.join(were)} are stopped." if were else ""
     if asked["problem"]:
-        on = f" The units of {', '.join(were)} are stopped." if were else ""
         return [
             f"Job {job} could not be asked: {head}, the head: {asked['problem']}.{on} "
             f"Type the same once {head} answers: until then the job's state does not say that it is stopped."
+        ], False
+    if recorded.get("problem"):
+        return [
+            f"That job {job} is stopped could not be written down: {head}, the head: {recorded['problem']}.{on} "
+            "Mend that and type the same again: until then the job's state does not say that it is stopped."
         ], False
     where = figures.where(state)
     text = [f"Job {job} is {state.get('state')} {where}."]
@@ -48,8 +54,9 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         arguments = self._task.args
         job, asked, units = arguments["job"], arguments["asked"], arguments["units"]
-        last = (arguments["recorded"].get("answer") or asked["answer"]).get("state", {})
-        lines, fine = stopped(job, arguments["head"], asked, last, units)
+        recorded = arguments["recorded"]
+        last = (recorded.get("answer") or asked["answer"]).get("state", {})
+        lines, fine = stopped(job, arguments["head"], asked, recorded, units)
         content = {"job": job, "state": last, "stopped": fine}
         content["nodes"] = {name: {"problem": look["problem"], **look["answer"]} for name, look in units.items()}
         if fine:

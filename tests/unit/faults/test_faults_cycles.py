@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+from types import SimpleNamespace
+
+import pytest
 
 from tests.faults import cycles
 
@@ -26,6 +29,15 @@ def test_memory_of_a_gpu_that_is_still_held_is_left_behind(tmp_path):
     assert cycles.left_behind(before, looked()) == ["node1: gpu process 4711, 10234 MiB"]
     asked = (tmp_path / "nvidia-smi.asked").read_text().splitlines()
     assert asked == ["--query-compute-apps=pid,used_memory --format=csv,noheader"] * 2
+
+
+def test_a_node_that_cannot_be_looked_at_is_not_taken_for_a_clean_one():
+    said = {"node1": "port 0.0.0.0:22\nlooked", "node2": "looked", "node3": ""}
+    cluster = SimpleNamespace(everywhere=lambda _: said)
+    with pytest.raises(RuntimeError, match="node3 cannot be looked at"):
+        cycles.traces(cluster)
+    said["node3"] = "looked"
+    assert cycles.left_behind(cycles.traces(cluster), cycles.traces(cluster)) == []
 
 
 def test_what_cycles_leave_behind_is_named_but_for_the_unit_at_rest():

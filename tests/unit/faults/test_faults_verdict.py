@@ -21,7 +21,7 @@ def journal(*starts: tuple[float, int, int]) -> list[Line]:
     """Each start (time, ranks, first step) makes a step each second from 3 s on, up to the next start or the end."""
     lines = []
     for (began, ranks, first), after in zip(starts, [*starts[1:], None], strict=True):
-        lines.append(Line(began, "node1", f"rank 0/{ranks} node=node1 device=cpu"))
+        lines.append(Line(began, "node1", f"rank 0/{ranks} node=node1 device=cpu pid={int(began)}"))
         count = STEPS - first + 1 if after is None else int(after[0] - began) - 10
         lines += [Line(began + 3 + at, "node1", f"step {first + at}/{STEPS} epoch 1 loss 1.0") for at in range(count)]
     return lines
@@ -130,6 +130,19 @@ def test_the_time_is_that_to_the_first_step_behind_a_restart(good):
     untouched = dataclasses.replace(good, lines=journal((100, 3, 1)))
     assert next_step(untouched) == 0.5, "nothing was started again: the next step since it was complete"
     assert sizes(journal((100, 3, 1), (122, 2, 15), (160, 3, 20))) == [3, 2, 3]
+
+
+def test_who_was_there_before_the_fault_was_not_started_by_it(good):
+    """Before the first step a worker says that it is there when all are, which may be after the fault."""
+    late = dataclasses.replace(good, began=90.0, hit=90.5, workers={("node1", 100), ("node2", 100)})
+    alone = dataclasses.replace(late, lines=journal((100, 3, 1)))
+    assert judge(ROW, "", alone, good, restarts=True).problems == ["no worker was started again"]
+    assert next_step(alone) == 12.5, "the next step since the fault was complete"
+    assert judge(ROW, "", late, good, restarts=True).problems == [] and next_step(late) == 35.0
+    other = dataclasses.replace(alone, workers={("node2", 100)})
+    assert judge(ROW, "", other, good, restarts=True).problems == [] and next_step(other) == 13.0
+    booted = dataclasses.replace(alone, boot=5.0)
+    assert judge(ROW, "", booted, good, restarts=True).problems == [], "its processes have the same numbers again"
 
 
 def test_the_time_limits_are_those_of_the_issue():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -334,6 +335,22 @@ def test_too_little_memory_is_an_alarm(tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
         assert not checkpoints.save(1, {"model": Held(weight=torch.ones(10))})
         assert "0 MB are there" in checkpoints.alarm
+
+
+def test_what_a_limit_forbids_is_an_alarm_and_the_next_save_tries_again(tmp_path, monkeypatch):
+    """A limit of memory or of processes, which no look at the machine's memory foresees."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        for what in ("training.checkpoints.snapshot.os.ftruncate", "training.checkpoints.api.Child"):
+            with monkeypatch.context() as limited:
+                limited.setattr(what, refuse)
+                assert not checkpoints.save(1, {"model": Held(weight=torch.ones(10))}, wait=True)
+                assert checkpoints.alarm == "no checkpoint of step 1: [Errno 12] Cannot allocate memory"
+        assert checkpoints.save(2, {"model": Held(weight=torch.ones(10))}, wait=True)
+        assert checkpoints.alarm == ""
 
 
 def test_keep_must_be_two_at_least(tmp_path):

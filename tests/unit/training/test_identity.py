@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.unit.training.tiny_models import save
-from training.models import ModelError, identity_of
+from training.models import ModelError, architecture_of, identity_of
 from training.models.identity import SAMPLE, SAMPLES
 
 
@@ -59,6 +59,21 @@ def test_what_has_a_manifest_goes_by_it(model):
     (model / "manifest.json").write_text("{")
     with pytest.raises(ModelError, match=r"cannot be read \(.*\); fetch it again"):
         identity_of(str(model))
+
+
+def test_weights_that_are_used_otherwise_are_seen(model, tmp_path):
+    """The same file under another config.json computes another function, whose gradients would be averaged in."""
+    copy = shutil.copytree(model, tmp_path / "copy")
+    content = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(content | {"transformers_version": "0", "_name_or_path": "elsewhere"}))
+    assert architecture_of(str(copy)) == architecture_of(str(model)) != ""
+    (copy / "config.json").write_text(json.dumps(content | {"rope_theta": 500.0}))
+    assert architecture_of(str(copy)) != architecture_of(str(model))
+    assert identity_of(str(copy)) == identity_of(str(model)), "checkpoints outlive it"
+    (copy / "config.json").write_text("[")
+    with pytest.raises(ModelError, match=r"config\.json cannot be read \(.*\); fetch it again"):
+        architecture_of(str(copy))
+    assert architecture_of("scratch") == architecture_of("org/name") == ""
 
 
 def test_names_stand_for_themselves():

@@ -22,6 +22,7 @@ from training.files import sha256_of
 from training.state import JobState
 from training.storage import courier, steps
 from training.storage.records import Records, recall
+from training.storage.steps import Steps
 
 
 class Held:
@@ -203,6 +204,31 @@ def test_checkpoints_are_pushed_and_the_state_names_the_newest(job, share, tmp_p
     restored = Checkpoints(shared).restore({"model": held})
     assert restored.step == 5
     assert torch.equal(held.weight, torch.full((9,), 5.0))
+
+
+def test_what_an_earlier_start_could_not_bring_arrives_when_nothing_is_left_to_train(job, tmp_path):
+    """It ended with a full share, all steps done: the next start makes none, and says nothing of its own."""
+    local, shared = tmp_path / "local/checkpoints", job / "checkpoints"
+    with Checkpoints(shared, local_dir=local) as checkpoints:
+        assert checkpoints.save(1, {"model": Held(torch.ones(9))}, wait=True)
+    newest = next(local.glob("*/step-00000001"))
+    shutil.rmtree(shared / "step-00000001")
+    share = Share(job, tmp_path / "local")
+    share.records.mkdir(parents=True)
+    (share.records / "ledger.jsonl").write_text("1\n2\n")
+    with Checkpoints(shared, local_dir=local, share=share) as checkpoints:
+        assert checkpoints.restore({"model": Held()}).path == newest
+    assert share.close(10)
+    assert (job / "ledger.jsonl").read_text() == "1\n2\n"
+    assert Steps(shared).problem(shared / "step-00000001") is None
+
+
+def test_records_alone_arrive_at_the_end_too(job, tmp_path):
+    share = Share(job, tmp_path / "local")
+    share.records.mkdir(parents=True)
+    (share.records / "ledger.jsonl").write_text("1\n")
+    assert share.close(10)
+    assert (job / "ledger.jsonl").read_text() == "1\n"
 
 
 def test_a_damaged_local_checkpoint_does_not_arrive(job, share, tmp_path, capsys):

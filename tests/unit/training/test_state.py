@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -278,6 +280,32 @@ def test_a_node_that_gives_up_fails_the_job_when_too_few_are_left(tmp_path):
     assert state.give_up("node1", "its unit gave up")
     content = state.read()
     assert (content["state"], content["failed_node"], content["reason"]) == ("failed", "node1", "its unit gave up")
+
+
+def test_a_share_that_hangs_holds_neither_the_reason_nor_the_others(tmp_path, monkeypatch, capsys):
+    """As a dead server does, so holds a pipe that nobody reads whoever opens it to write."""
+    state = JobState(tmp_path)
+    state.begin(state="running", run_id="r1")
+    (tmp_path / ".state.lock").unlink()
+    os.mkfifo(tmp_path / ".state.lock")
+    monkeypatch.setattr(lifecycle, "RECORD_SECONDS", 0.5)
+    # The thread that hangs must not hold the lock of this process's threads from other tests.
+    monkeypatch.setattr("training.state.THREADS", threading.Lock())
+    began = time.monotonic()
+    with pytest.raises(MemoryError, match="too large"), lifecycle.failures_recorded(state):
+        raise MemoryError("too large")
+    assert time.monotonic() - began < 10
+    assert "the failure cannot be recorded: no answer within" in capsys.readouterr().err
+    os.close(os.open(tmp_path / ".state.lock", os.O_RDONLY | os.O_NONBLOCK))  # lets the thread go
+
+
+def test_a_new_start_forgets_the_workers_of_the_last(tmp_path):
+    """One of them that is alive yet, out of reach, would end it otherwise."""
+    state = JobState(tmp_path)
+    state.claim("r1", "", "own", ["node1"], 1)
+    state.change(lambda now: now | {"attempt": "r1 x:1", "workers": {"0": "node1"}, "finished": [0], "state": "failed"})
+    assert state.claim("r2", "r1", "own", ["node1"], 1) == ""
+    assert not {"attempt", "workers", "finished"} & state.read().keys()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import fcntl
 import os
 import subprocess
@@ -118,29 +119,94 @@ def test_the_share_is_waited_for(job, capsys):
     assert capsys.readouterr().out.count("waiting for the shared directory") == 1
 
 
+@pytest.fixture
+def agent(tmp_path):
+    """Starts what looks like the agent of a job, holding the node as in the unit, and returns it at work."""
+    started = []
+
+    def start(local: Path, name: str, lock: bool = True) -> subprocess.Popen:
+        sleeps = [sys.executable, "-c", "print(flush=True); import time; time.sleep(60)", "-m", "torch.distributed.run"]
+        held = ["flock", "--nonblock", "--no-fork", str(local)] if lock else []
+        process = subprocess.Popen([*held, *sleeps, "--local-dir", str(local / name)], stdout=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout.readline()
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 @pytest.mark.parametrize(("state", "after"), [("starting", "failed"), ("running", "running")])
-def test_a_node_has_one_job_at_a_time(state, after, job, capsys):
+def test_a_node_has_one_job_at_a_time(state, after, job, agent, capsys):
     JobState(job).begin(state=state)
     local = job.parents[1] / "local"
-    (local / unit.BUSY).write_text("first")
-    holder = os.open(local, os.O_RDONLY)
-    fcntl.flock(holder, fcntl.LOCK_EX)
+    holder = agent(local, "first")
+    agent(job.parents[1] / "elsewhere", "another", lock=False)
     assert ask(job) == 1
     assert "node2 trains job first, and a node has one job at a time" in capsys.readouterr().out
     assert JobState(job).read()["state"] == after, "a job that trains elsewhere goes on without this node"
-    os.close(holder)
+    holder.kill()
+    holder.wait()
     JobState(job).begin(state="running")
-    assert ask(job) == 0 and (local / unit.BUSY).read_text() == "demo"
-
-
-def test_a_full_disk_keeps_no_job_from_running_here(job, monkeypatch, capsys):
-    busy = job.parents[1] / "local" / unit.BUSY
-    busy.write_text("an earlier one")
-    full = OSError(28, "No space left on device")
-    monkeypatch.setattr(unit, "write_atomically", lambda *_: (_ for _ in ()).throw(full))
     assert ask(job) == 0
-    assert f"alarm: {busy}: No space left on device" in capsys.readouterr().out
-    assert not busy.exists(), "the next one would be told a wrong name"
+
+
+def test_who_holds_a_node_unseen_is_not_named(job, capsys):
+    holder = os.open(job.parents[1] / "local", os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    assert ask(job) == 1
+    assert "node2 trains job (unknown)" in capsys.readouterr().out
+    os.close(holder)
+
+
+@pytest.mark.parametrize(
+    ("state", "began", "waits"),
+    [
+        ("starting", "2026-01-01T00:00:01+00:00", True),
+        ("starting", "2025-12-31T23:59:59+00:00", False),
+        ("running", "2026-01-01T00:00:01+00:00", False),
+    ],
+)
+def test_of_two_jobs_that_begin_together_the_first_goes_on(state, began, waits, job, agent, capsys):
+    """Each may hold a node that the other needs: both would fail."""
+    JobState(job).change(lambda now: now | {"state": "starting", "started": "2026-01-01T00:00:00+00:00"})
+    JobState(job.with_name("other")).begin(state=state, started=began, run_id="r9")
+    holder, waited = agent(job.parents[1] / "local", "other"), []
+
+    def leaves(seconds):
+        waited.append(seconds)
+        if len(waited) == 2:
+            holder.kill()
+            holder.wait()
+
+    assert ask(job, wait=leaves) == (0 if waits else 1)
+    assert len(waited) == (2 if waits else 0)
+    said = capsys.readouterr().out
+    assert said.count("job other holds node2, and began later: waiting until it has left") == (1 if waits else 0)
+    assert JobState(job).read()["state"] == ("starting" if waits else "failed")
+
+
+def test_who_waits_for_another_job_to_leave_goes_when_its_own_is_stopped(job, agent):
+    JobState(job).change(lambda now: now | {"state": "starting", "started": "2026-01-01T00:00:00+00:00"})
+    JobState(job.with_name("other")).begin(state="starting", started="2026-01-01T00:00:01+00:00")
+    agent(job.parents[1] / "local", "other")
+    assert ask(job, wait=lambda _: JobState(job).progress(state="stopped")) == 1
+
+
+def test_a_full_share_keeps_no_node_from_coming_back(job, monkeypatch, capsys):
+    """It would give up after a minute and a half, and stay away when there is room again."""
+    JobState(job).begin(state="running", nodes=["node1"], planned_nodes=["node1", "node2"], given_up=["node2"])
+    for number, status in ((errno.ENOSPC, 0), (errno.EDQUOT, 0), (errno.EACCES, 255)):
+        problem = OSError(number, os.strerror(number))
+        monkeypatch.setattr(
+            "training.state.write_atomically", lambda *_, problem=problem: (_ for _ in ()).throw(problem)
+        )
+        arguments = ["may-run", str(job), "--run-id=r1", "--node=node2", f"--local={job.parents[1] / 'local'}"]
+        assert unit.main(arguments) == status
+        assert capsys.readouterr().out.count("state.json cannot be written") == (2 if status == 0 else 0)
 
 
 def test_a_node_that_was_mended_has_not_given_up(job):
@@ -236,7 +302,6 @@ def test_a_process_of_the_job_sends_all_home(store, monkeypatch, capsys):
 def test_who_cannot_run_here_sends_those_home_who_wait_for_him(job, store, monkeypatch):
     monkeypatch.setenv("MINOS_RUN_ID", "r1")
     monkeypatch.setenv("MINOS_STORE", store)
-    (job.parents[1] / "local/.trains").write_text("other")
     JobState(job).change(lambda state: state | {"state": "starting"})
     holder = os.open(job.parents[1] / "local", os.O_RDONLY)
     fcntl.flock(holder, fcntl.LOCK_EX)
