@@ -340,7 +340,7 @@ def test_too_little_memory_is_an_alarm(tmp_path, monkeypatch):
 def test_what_a_limit_forbids_is_an_alarm_and_the_next_save_tries_again(tmp_path, monkeypatch):
     """A limit of memory or of processes, which no look at the machine's memory foresees."""
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     with Checkpoints(tmp_path) as checkpoints:

@@ -129,15 +129,17 @@ def test_drivers_count_where_they_are_used_unless_their_owner_lets_them_differ(m
     assert "driver" not in distributed._facts(CONFIG, "nccl")
 
 
-@pytest.mark.parametrize("backend", ["auto", "nccl"])
 def test_a_driver_that_is_not_everywhere_is_no_difference():
     facts = [{"torch": "2"}, {"torch": "2", "driver": "570.1"}]
     distributed._refuse_differences(["node1", "node2"], ["a", "b"], facts.__getitem__)
     facts[1]["torch"] = "3"
-    with pytest.raises(distributed.SetupError, match="node2 does not run the same as node1: torch"):
+    with pytest.raises(
+        distributed.SetupError, match=r"node2 \(rank 1\) does not run .*: torch"
+    ):
         distributed._refuse_differences(["node1", "node2"], ["a", "b"], facts.__getitem__)
 
 
+@pytest.mark.parametrize("backend", ["auto", "nccl"])
 def test_nothing_goes_on_on_a_cpu_that_began_on_gpus(backend, monkeypatch):
     monkeypatch.setenv("MINOS_GPUS", "2")
     with pytest.raises(CardLostError, match=r"torch sees 0 of the 2 GPUs that the job was started with"):
