@@ -47,7 +47,7 @@ def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[
             return status
         if not (other := _runs_already(local)):
             break
-        if not _goes_first(content, job_dir.with_name(other)):
+        if not _gives_way(job_dir.with_name(other), content):
             trains = f"{node} trains job {other}, and a node has one job at a time"
             print(reason := f"{trains}: stop that one, or choose other nodes")
             # Where it trains already, it goes on without this node.
@@ -55,7 +55,7 @@ def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[
                 send_home()
             return 1
         if not said:
-            print(f"job {other} holds {node}, and began later: waiting until it has left", flush=True)
+            print(f"job {other} still holds {node}, and gives way to this one: waiting until it has left", flush=True)
         said = True
         wait(PAUSE)
     require_cards(node, wait)
@@ -96,13 +96,15 @@ def _note(state: JobState, how: Callable[[dict[str, object]], dict[str, object]]
         print(f"alarm: {state.file} cannot be written ({error.strerror}); going on without", flush=True)
 
 
-def _goes_first(content: dict[str, object], other: Path) -> bool:
-    """Whether of two jobs that only start this one began first. Each may hold a node that the other needs: without an
-    order both would give way. `other`: the folder of that job.
+def _gives_way(other: Path, content: dict[str, object]) -> bool:
+    """Whether the job in this folder, which holds the node, leaves it to the one with this `content`: it has ended, and
+    its agent goes; or both only start, and it began later. Each may hold a node that the other needs: without an order
+    both would fail.
     """
     with contextlib.suppress(StateError):
         there = JobState(other).read()
-        return content["state"] == there.get("state") == "starting" and _began(content) < _began(there)
+        both_start = content["state"] == there.get("state") == "starting"
+        return there.get("state") in ENDED or (both_start and _began(content) < _began(there))
     return False
 
 

@@ -20,9 +20,7 @@ from paths import ROOT, action_plugin
 PROGRAM = ROOT / "roles/job_look/files/look.py"
 SYSTEMCTL = """\
 #!/bin/sh
-printf 'NRestarts=2\\nControlGroup=/minos/demo\\nId=minos-train@demo.service\\nActiveState=active\\n'
-printf 'SubState=running\\nUnitFileState=enabled\\n\\n'
-printf 'ControlGroup=\\n'
+printf 'NRestarts=2\\nId=minos-train@demo.service\\nActiveState=active\\nSubState=running\\nUnitFileState=enabled\\n\\n'
 printf 'NRestarts=0\\nId=minos-train@old.service\\nActiveState=failed\\nSubState=failed\\nUnitFileState=disabled\\n'
 """
 
@@ -67,19 +65,26 @@ def node(tmp_path):
         return done.stdout
 
     ask.shared, ask.program = shared, tmp_path / "look.py"
-    groups = tmp_path / "cgroup"
-    (groups / "minos/demo").mkdir(parents=True)
-    (groups / "minos/demo/cgroup.procs").write_text("11\n12\n13\n")
+    slices = r"/system.slice/system-minos\x2dtrain.slice"
+    for number, groups in {
+        "11": f"0::{slices}/minos-train@demo.service\n",
+        "12": f"4:pids:/\n1:name=systemd:/machine{slices}/minos-train@demo.service\n0::/\n",  # as before cgroup v2
+        "13": "0::/user.slice/session-1.scope\n",
+        "14": f"0::{slices}/minos-train@old-2.service\n",
+    }.items():
+        (tmp_path / "proc" / number).mkdir(parents=True)
+        (tmp_path / "proc" / number / "cgroup").write_text(groups)
+    (tmp_path / "proc/15").mkdir()  # gone since
     text = PROGRAM.read_text()
-    assert text.count('Path("/sys/fs/cgroup")') == 1
-    ask.program.write_text(text.replace('Path("/sys/fs/cgroup")', f'Path("{groups}")'))
+    assert text.count('PROC = Path("/proc")') == 1
+    ask.program.write_text(text.replace('PROC = Path("/proc")', f'PROC = Path("{tmp_path}/proc")'))
     return ask
 
 
 def test_a_node_says_what_it_knows(node):
     text = node()
     said = json.loads(text)
-    unit = {"active": "active", "sub": "running", "restarts": 2, "enabled": True, "processes": 3}
+    unit = {"active": "active", "sub": "running", "restarts": 2, "enabled": True, "processes": 2}
     assert said["units"]["demo"] == unit
     assert (said["units"]["old"]["active"], said["units"]["old"]["processes"]) == ("failed", 0)
     assert said["settings"]["demo"] == {"run_id": "demo-1", "nnodes": "1:3", "ready": True}

@@ -223,7 +223,7 @@ def test_what_has_happened(before, now, said):
     assert happened(before, now) == said
 
 
-@pytest.mark.parametrize(("count", "workers"), [(0, False), (1, False), (2, True), (None, True)])
+@pytest.mark.parametrize(("count", "workers"), [(0, True), (1, False), (2, True), (None, True)])
 def test_an_agent_alone_has_no_workers(count, workers):
     look = {"answer": {"units": {"demo": {"active": "active", "processes": count}}}, "problem": ""}
     assert has_workers(look, "demo") is workers

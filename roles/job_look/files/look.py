@@ -12,6 +12,8 @@ Its argument is a JSON object: shared and state (directories), read_share (wheth
     jobs      job -> state (its file), written (when), began, checkpoint (newest), figures (newest of all nodes)
 """
 
+import collections
+import contextlib
 import errno
 import json
 import os
@@ -24,8 +26,8 @@ from pathlib import Path
 
 PATIENCE = 2.5  # seconds for what may hang: the share, a sick driver
 TAIL = 1 << 16  # bytes of the metrics in which the newest figures are looked for
-PROPERTIES = "Id,ActiveState,SubState,NRestarts,UnitFileState,ControlGroup"
-GROUPS = Path("/sys/fs/cgroup")
+PROPERTIES = "Id,ActiveState,SubState,NRestarts,UnitFileState"
+PROC = Path("/proc")
 OF_THE_SHARE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # errors that are not one folder's
 CARDS = "utilization.gpu,memory.used,memory.total"
 
@@ -46,7 +48,7 @@ def output(*command):
 
 
 def units():
-    found = {}
+    found, counts = {}, processes()
     for block in output("systemctl", "show", f"--property={PROPERTIES}", "minos-train@*.service").split("\n\n"):
         unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         if unit.get("Id", "").startswith("minos-train@"):
@@ -57,17 +59,20 @@ def units():
                 "sub": unit.get("SubState", ""),
                 "restarts": int(restarts) if restarts.isdecimal() else 0,
                 "enabled": unit.get("UnitFileState") == "enabled",
-                "processes": processes(unit.get("ControlGroup", "")),
+                "processes": counts[job],
             }
     return found
 
 
-def processes(group):
-    """How many there are in a unit's control group; nothing where that cannot be told."""
-    try:
-        return len((GROUPS / group.lstrip("/") / "cgroup.procs").read_text().split()) if group else 0
-    except OSError:
-        return None
+def processes():
+    """How many there are of each job's unit, from the control group that each process is in: one in each hierarchy."""
+    counts = collections.Counter()
+    for file in PROC.glob("[0-9]*/cgroup"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            names = {line.rpartition("/")[2] for line in file.read_text(encoding="utf-8").splitlines()}
+            ours = (name for name in names if name.startswith("minos-train@") and name.endswith(".service"))
+            counts.update(name.removeprefix("minos-train@").removesuffix(".service") for name in ours)
+    return counts
 
 
 def settings(folder, state):

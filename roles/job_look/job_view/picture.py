@@ -184,9 +184,10 @@ def active_nodes(looks: Mapping[str, Mapping[str, Any]], job: str) -> list[str]:
 
 
 def has_workers(look: Mapping[str, Any], job: str) -> bool:
-    """Whether a node's unit of this job has more processes than its agent, or nobody can tell."""
-    count = ((look.get("answer") or {}).get("units", {}).get(job) or {}).get("processes")
-    return count is None or count > 1
+    """Whether a node's unit of this job, which is at work, may have more processes than its agent; where not even that
+    was seen nobody can tell.
+    """
+    return ((look.get("answer") or {}).get("units", {}).get(job) or {}).get("processes") != 1
 
 
 def only_active(looks: Mapping[str, Mapping[str, Any]]) -> str:

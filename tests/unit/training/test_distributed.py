@@ -133,9 +133,7 @@ def test_a_driver_that_is_not_everywhere_is_no_difference():
     facts = [{"torch": "2"}, {"torch": "2", "driver": "570.1"}]
     distributed._refuse_differences(["node1", "node2"], ["a", "b"], facts.__getitem__)
     facts[1]["torch"] = "3"
-    with pytest.raises(
-        distributed.SetupError, match=r"node2 \(rank 1\) does not run .*: torch"
-    ):
+    with pytest.raises(distributed.SetupError, match=r"node2 \(rank 1\) does not run .*: torch"):
         distributed._refuse_differences(["node1", "node2"], ["a", "b"], facts.__getitem__)
 
 

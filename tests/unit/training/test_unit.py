@@ -168,6 +168,8 @@ def test_who_holds_a_node_unseen_is_not_named(job, capsys):
         ("starting", "2026-01-01T00:00:01+00:00", True),
         ("starting", "2025-12-31T23:59:59+00:00", False),
         ("running", "2026-01-01T00:00:01+00:00", False),
+        ("failed", "2025-12-31T23:59:59+00:00", True),
+        ("done", "2025-12-31T23:59:59+00:00", True),
     ],
 )
 def test_of_two_jobs_that_begin_together_the_first_goes_on(state, began, waits, job, agent, capsys):
@@ -185,7 +187,7 @@ def test_of_two_jobs_that_begin_together_the_first_goes_on(state, began, waits, 
     assert ask(job, wait=leaves) == (0 if waits else 1)
     assert len(waited) == (2 if waits else 0)
     said = capsys.readouterr().out
-    assert said.count("job other holds node2, and began later: waiting until it has left") == (1 if waits else 0)
+    assert said.count("job other still holds node2, and gives way to this one") == (1 if waits else 0)
     assert JobState(job).read()["state"] == ("starting" if waits else "failed")
 
 
