@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk says that has no room, or none for this account
 PIECE = 8 << 20  # bytes read and written at once
 HIDDEN = re.compile(r"\.(?:writing|removing)-.+-(?P<node>[^-]*)-(?P<pid>\d+)")
 
@@ -62,7 +63,7 @@ def wait_for_room(directory: Path, pause: float = 5.0) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
             if not full:
                 print(f"alarm: {directory} cannot be written to ({error.strerror}); waiting for room", flush=True)

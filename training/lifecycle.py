@@ -26,10 +26,9 @@ from training.files import wait_for_room, within
 from training.folders import Folders
 from training.meeting import unattended
 from training.rendezvous import GONE, leave_failed, send_home
-from training.state import CHANGED, ENDED, JobState, StateError, SupersededError
+from training.state import CHANGED, ENDED, RECORD_SECONDS, JobState, StateError, SupersededError
 
 STOP_FILE = "stop-requested"
-RECORD_SECONDS = 30.0  # that the shared directory has to take down why a job failed
 
 
 class NonFiniteError(RuntimeError):

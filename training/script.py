@@ -31,10 +31,9 @@ import yaml
 from training.failures.first import LASTED, LINES
 from training.files import wait_for_room, within
 from training.rendezvous import leave_failed, send_home
-from training.state import CHANGED, ENDED, OF_THE_LAST_END, JobState, StateError
+from training.state import CHANGED, ENDED, OF_THE_LAST_END, RECORD_SECONDS, JobState, StateError
 
 PAUSE = 2.0  # seconds between two looks at the state
-RECORD_SECONDS = 30.0  # that the shared directory has to take down why the script failed
 LINGER = 2 * 3600.0
 """Seconds that a rank that is through waits for the others: one that left by os._exit never comes."""
 

@@ -51,6 +51,7 @@ OF_THE_LAST_START = (
     "world_size", "attempt", "workers", "finished",
 )  # fmt: skip
 THREADS = threading.Lock()
+RECORD_SECONDS = 30.0  # that the share has to take down why a job failed: what waits longer holds the others, too
 CLAIM_SECONDS = 60  # that a start takes from its first word to its workers', at most; then another may take its place
 CHANGED = (
     "than this job was started with: another train.yml has changed them meanwhile; type the one again whose settings "

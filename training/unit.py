@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import fcntl
 import os
 import signal
@@ -27,12 +26,12 @@ from pathlib import Path
 
 from training import cards
 from training.errors import UserError
+from training.files import FULL
 from training.rendezvous import join, send_home
 from training.state import ENDED, JobState, StateError
 
 DRIVER_SECONDS = 60  # that the driver may take after a boot
 PAUSE = 5  # seconds between two looks at a share that is not there
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[float], None] = time.sleep) -> int:

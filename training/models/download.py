@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fnmatch
 import hashlib
 import os
@@ -15,7 +14,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import disable_progress_bars
 
-from training.files import sha256_of
+from training.files import FULL, sha256_of
 from training.models.errors import ModelError
 
 TOKENIZER_FILES = (
@@ -120,7 +119,7 @@ def _explained(key: str, name: str, error: Exception, *, with_token: bool) -> Mo
         return ModelError(f"{key}: the hub refuses the token for {name}; write a valid one into {variable}")
     if status == 403:
         return ModelError(f"{key}: the token may not read {name}; give it read access to gated models on the hub")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         return ModelError(f"{key}: no space left while fetching {name}; make room and start again, the rest is kept")
     first_line = str(error).strip().split("\n")[0] or type(error).__name__
     fix = "check network, proxy and HF_HUB_OFFLINE and start again (what has arrived is kept), or write a directory"

@@ -67,10 +67,6 @@ class Steps:
         self._verified[path.name] = look
         return None
 
-    def could_be_read(self, path: Path) -> bool:
-        """Whether the last look of `problem` found what is there, be it damaged, and not just a disk that fails."""
-        return path.name not in self._unread
-
     def trust(self, path: Path) -> None:
         """Take a checkpoint that this process has just written for valid without reading it again."""
         self._verified[path.name] = _look_of(path, self.manifest(path))
@@ -94,7 +90,7 @@ class Steps:
         if free >= needed + SPARE:
             return []
         valid = [path for path in self.visible() if self.problem(path) is None]
-        damaged = [path for path in self.visible() if path not in valid and self.could_be_read(path)]
+        damaged = [path for path in self.visible() if path not in valid and path.name not in self._unread]
         others, removed = damaged + valid[:0:-1], []
         if free + sum(map(self.size, others)) >= needed + SPARE:
             for path in others:
@@ -105,17 +101,25 @@ class Steps:
         sizes = f"{needed / 1e6:.0f} MB are needed and {self._free() / 1e6:.0f} MB are free"
         raise NoRoom(f"{self.directory}: the disk is full, {sizes}; make room, the next save tries again")
 
-    def prune(self, keep: int) -> None:
-        """Keep the newest `keep` VALID ones; a damaged one neither counts nor protects anything. A newer one that
-        cannot be read now does not count either, but stays.
+    def sorted_out(self, keep: int) -> tuple[list[Path], list[Path], list[Path]]:
+        """The newest `keep` VALID ones, what is newer than the last of them and cannot be read now, and the rest: a
+        damaged one neither counts nor protects anything. Each the newest first.
         """
-        valid = 0
+        valid, unread, rest = [], [], []
         for path in self.visible():
-            if valid < keep and self.problem(path) is None:
-                valid += 1
-            elif valid == keep or self.could_be_read(path):
-                self._verified.pop(path.name, None)
-                remove_directory(path)
+            if len(valid) < keep and self.problem(path) is None:
+                valid.append(path)
+            elif len(valid) == keep or path.name not in self._unread:
+                rest.append(path)
+            else:
+                unread.append(path)
+        return valid, unread, rest
+
+    def prune(self, keep: int) -> None:
+        """Keep the newest `keep` valid ones, and what cannot be read now."""
+        for path in self.sorted_out(keep)[2]:
+            self._verified.pop(path.name, None)
+            remove_directory(path)
 
     def receive(self, source: Path, keep: int) -> Path:
         """Copy the checkpoint `source` from another directory to this one, unless it is there; then prune.

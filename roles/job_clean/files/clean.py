@@ -29,19 +29,6 @@ def directories(folder):
     return [path for path in found if path.is_dir() and any(path.glob("step-*"))]
 
 
-def old(steps, keep):
-    """What may go from a directory, what stays, and what of that is valid."""
-    valid, unread, goes = [], [], []
-    for path in steps.visible():
-        if len(valid) < keep and steps.problem(path) is None:
-            valid.append(path)
-        elif len(valid) == keep or steps.could_be_read(path):
-            goes.append(path)
-        else:
-            unread.append(path)
-    return (goes, unread + valid, valid) if valid else ([], unread + goes, [])
-
-
 def remove(path, whole_job):
     """Of a job its state goes last: without it the same command would not find what is left of one."""
     if not whole_job:
@@ -62,11 +49,11 @@ def clean(folder, asked):
         if asked["everything"]:
             goes = [folder]
         for directory in [] if asked["everything"] else directories(folder):
-            away, stays, valid = old(Steps(directory), asked["keep"])
-            if stays and not valid:
+            valid, unread, rest = Steps(directory).sorted_out(asked["keep"])
+            if not valid:
                 notes.append(f"{directory}: holds no valid checkpoint, and so nothing of it goes")
-            goes += away
-            kept += [str(path.relative_to(folder)) for path in stays]
+            goes += rest if valid else []
+            kept += [str(path.relative_to(folder)) for path in unread + valid + ([] if valid else rest)]
     except OSError as error:
         return [], [], 0, [*notes, f"{error.filename or folder}: {error.strerror or error}; nothing of it goes"]
     for path in goes:

@@ -16,11 +16,16 @@ from job_view import document, figures
 GOING = ("starting", "running")
 
 
+def last_state(asked: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job's state as the head has read it last."""
+    return (recorded.get("answer") or asked["answer"]).get("state", {})
+
+
 def stopped(
     job: str, head: str, asked: Mapping[str, Any], recorded: Mapping[str, Any], units: Mapping[str, Any]
 ) -> tuple[list[str], bool]:
     """Return what to say, and whether the job is stopped for good."""
-    state = (recorded.get("answer") or asked["answer"]).get("state", {})
+    state = last_state(asked, recorded)
     off = {name: look["problem"] for name, look in units.items() if look["problem"]}
     were = [name for name, look in units.items() if look["answer"].get("was") in ("active", "activating")]
     on = f" The units of {', '.join(were)} are stopped." if were else ""
@@ -55,9 +60,8 @@ class ActionModule(ActionBase):
         arguments = self._task.args
         job, asked, units = arguments["job"], arguments["asked"], arguments["units"]
         recorded = arguments["recorded"]
-        last = (recorded.get("answer") or asked["answer"]).get("state", {})
         lines, fine = stopped(job, arguments["head"], asked, recorded, units)
-        content = {"job": job, "state": last, "stopped": fine}
+        content = {"job": job, "state": last_state(asked, recorded), "stopped": fine}
         content["nodes"] = {name: {"problem": look["problem"], **look["answer"]} for name, look in units.items()}
         if fine:
             for line in lines:

@@ -145,7 +145,8 @@ LOOK = """
         seen |= {"extra": extra.WHOSE, "child": subprocess.check_output(child, text=True)}
         seen |= {"yaml": hasattr(yaml, "load")}
         seen |= {"training": training.WHOSE, "helper": helper.WHOSE, "cwd": os.getcwd()}
-        seen |= {name: os.environ[name] for name in ("MINOS_SHARED_DIR", "RANK", "NODE_RANK")}
+        names = ("MINOS_SHARED_DIR", "MINOS_LOCAL_DIR", "RANK", "WORLD_SIZE", "NODE_RANK")
+        seen |= {name: os.environ[name] for name in names}
         open(f"seen-{os.environ['RANK']}.json", "w").write(json.dumps(seen))
 """
 
@@ -181,7 +182,9 @@ def test_it_is_the_main_program_with_its_own_modules(own, tmp_path):
         "helper": "theirs",
         "cwd": str(folder),
         "MINOS_SHARED_DIR": str(folder),
+        "MINOS_LOCAL_DIR": str(folder),
         "RANK": "1",
+        "WORLD_SIZE": "2",
         "NODE_RANK": "0",
     }
     assert (state_of(tmp_path / "job")["state"], state_of(tmp_path / "job")["script"]) == ("done", "own.py")
