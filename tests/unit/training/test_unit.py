@@ -143,8 +143,8 @@ def agent(tmp_path):
 def test_a_node_has_one_job_at_a_time(state, after, job, agent, capsys):
     JobState(job).begin(state=state)
     local = job.parents[1] / "local"
+    agent(job.parents[1] / "elsewhere", "another", lock=False)  # of the lower number, and so seen first
     holder = agent(local, "first")
-    agent(job.parents[1] / "elsewhere", "another", lock=False)
     assert ask(job) == 1
     assert "node2 trains job first, and a node has one job at a time" in capsys.readouterr().out
     assert JobState(job).read()["state"] == after, "a job that trains elsewhere goes on without this node"
