@@ -57,6 +57,27 @@ def tiny_config(pairs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     return file
 
 
+@pytest.fixture(autouse=True)
+def nothing_works_on() -> Iterator[None]:
+    """A courier or writer that a test leaves behind speaks up in the next one, when its directory goes away."""
+    before = helpers()
+    yield
+    left = helpers() - before
+    assert not left, f"close() is missing: {sorted(left)}"
+
+
+def helpers() -> set[str]:
+    """The command lines of this process's own couriers and checkpoint writers."""
+    found = set()
+    for children in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            for pid in children.read_text(encoding="utf-8").split():
+                with contextlib.suppress(OSError):
+                    line = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").replace("\0", " ").strip()
+                    found |= {f"{pid}: {line}"} if "-m training.storage." in line else set()
+    return found
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

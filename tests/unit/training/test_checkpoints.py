@@ -321,13 +321,14 @@ def test_local_ones_are_preferred_pushed_and_forgotten_with_the_run(tmp_path):
         assert checkpoints.restore({}) is None
         checkpoints.save(1, {"model": Held(weight=torch.full((4, 3), 1.0))})
     assert names_in(shared) == ["step-00000001"]
-    again = Checkpoints(shared, local_dir=local).restore({"model": Held()})
-    assert again.path.is_relative_to(local)
+    with Checkpoints(shared, local_dir=local) as checkpoints:
+        assert checkpoints.restore({"model": Held()}).path.is_relative_to(local)
     for directory in (shared / "step-00000001", shared):
         for file in directory.iterdir():
             file.unlink()
         directory.rmdir()
-    assert Checkpoints(shared, local_dir=local).restore({"model": Held()}) is None
+    with Checkpoints(shared, local_dir=local) as checkpoints:
+        assert checkpoints.restore({"model": Held()}) is None
 
 
 def test_too_little_memory_is_an_alarm(tmp_path, monkeypatch):

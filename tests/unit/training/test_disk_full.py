@@ -157,7 +157,8 @@ def test_a_shared_directory_that_is_full_is_an_alarm_and_the_local_one_stays(sma
         assert not share.drain(1)
         assert "step-00000001 stays on this machine for now" in share.alarm
         assert "the disk is full" in share.alarm
-        assert Checkpoints(job / "checkpoints", local_dir=local / "checkpoints").restore({}).step == 1
+        again = Checkpoints(job / "checkpoints", local_dir=local / "checkpoints", share=share)
+        assert again.restore({}).step == 1
         filler.unlink()
         assert share.drain(20)
     assert restored_step(job / "checkpoints") == 1

@@ -68,7 +68,8 @@ def restore(rank: int, scenarios: dict[str, Machines], results: Path) -> None:
         local, held, outcome = machines.local[0 if machines.one else rank], Held(), Outcome()
         with contextlib.redirect_stdout(io.StringIO()) as said:
             try:
-                restored = Checkpoints(machines.shared, local_dir=local).restore({"model": held})
+                with Checkpoints(machines.shared, local_dir=local) as checkpoints:
+                    restored = checkpoints.restore({"model": held})
                 if restored:
                     outcome.found = (restored.step, restored.epoch, restored.extra, restored.path)
                     outcome.state = held.state
