@@ -176,13 +176,22 @@ def _facts(config: Config, backend: str) -> dict[str, str]:
 
 def _require_agreement(store: dist.Store, rank: int, world_size: int, facts: Mapping[str, str]) -> tuple[str, ...]:
     """The node of each rank. All read a digest of each; the facts themselves are fetched where the digests differ."""
-    own = json.dumps(facts)
-    store.set(f"facts-{rank}", own)
-    store.set(f"rank-{rank}", json.dumps({"node": node_name(), "digest": parity.short(own.encode())}))
+    store.set(f"facts-{rank}", json.dumps(facts))
+    driver = facts.get("driver", "")
+    digest = parity.short(json.dumps({**facts, "driver": ""}, sort_keys=True).encode())
+    store.set(f"rank-{rank}", json.dumps({"node": node_name(), "digest": digest, "driver": driver}))
     everyone = [json.loads(store.get(f"rank-{other}")) for other in range(world_size)]
     nodes = tuple(other["node"] for other in everyone)
-    digests = [other["digest"] for other in everyone]
-    _refuse_differences(nodes, digests, lambda other: json.loads(store.get(f"facts-{other}")))
+    # A machine without a driver has none that could differ: it is compared as if it had the first one's.
+    drivers = [other.get("driver", "") for other in everyone]  # a node with other code may say less
+    first = next((other for other, driver in enumerate(drivers) if driver), 0)
+    said = [(other["digest"], own or drivers[first]) for other, own in zip(everyone, drivers, strict=True)]
+
+    def facts_of(other: int) -> dict:
+        borrowed = {"driver": f"{drivers[first]} on {nodes[first]}"} if other == 0 and drivers[first] else {}
+        return borrowed | json.loads(store.get(f"facts-{other}"))
+
+    _refuse_differences(nodes, said, facts_of)
     return nodes
 
 
@@ -203,8 +212,6 @@ def _refuse_differences(nodes: Sequence[str], said: Sequence[object], facts_of: 
         chosen = [0, *list(different.values())[:DIFFERENT_SHOWN]]
         facts = {f"{nodes[other]} (rank {other})": facts_of(other) for other in chosen}
         sentence, table = parity.compare(facts)
-        if not sentence:  # one of them has no driver that could differ
-            return
         fix = "make them equal (site.yml does it for packages, train.yml for code and config)"
         if len({each.get("backend") for each in facts.values()}) > 1:  # nothing that anybody could install mends that
             fix = "where it is gloo torch sees no GPU: leave those out (-e group=), or write backend=gloo for all"

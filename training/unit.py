@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import itertools
 import os
 import signal
 import sys
@@ -31,7 +32,10 @@ from training.rendezvous import join, send_home
 from training.state import ENDED, JobState, StateError
 
 DRIVER_SECONDS = 60  # that the driver may take after a boot
-PAUSE = 5  # seconds between two looks at a share that is not there
+PAUSE = 5  # seconds between two looks at a share that is not there, or at who holds the node
+UNSEEN_LOOKS = 3  # after which somebody without a command line to be known by is no agent that begins or leaves
+LEAVING_SECONDS = 600  # that a job which has ended, or gives way, may still hold the node
+UNKNOWN = "(unknown)"
 
 
 def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[float], None] = time.sleep) -> int:
@@ -40,22 +44,26 @@ def may_run(job_dir: Path, run_id: str, node: str, local: Path, wait: Callable[[
     `local` is the folder of this node's jobs, on its own disk; the unit's torchrun holds a lock on it (flock).
     """
     state, said = JobState(job_dir), False
-    while True:
+    for look in itertools.count(1):
         content = _read_patiently(state, wait)
         if status := _nothing_to_run(content, state, run_id, node):
             return status
         if not (other := _runs_already(local)):
             break
-        if not _gives_way(job_dir.with_name(other), content):
+        if other == UNKNOWN:
+            leaves = look < UNSEEN_LOOKS
+        else:
+            leaves = look * PAUSE < LEAVING_SECONDS and _gives_way(job_dir.with_name(other), content)
+        if not leaves:
             trains = f"{node} trains job {other}, and a node has one job at a time"
             print(reason := f"{trains}: stop that one, or choose other nodes")
             # Where it trains already, it goes on without this node.
             if content["state"] == "starting" and state.fail(reason, node, run_id=run_id):
                 send_home()
             return 1
-        if not said:
+        if not said and other != UNKNOWN:
             print(f"job {other} still holds {node}, and gives way to this one: waiting until it has left", flush=True)
-        said = True
+            said = True
         wait(PAUSE)
     require_cards(node, wait)
     for gone in ("given_up", "without"):  # somebody has mended it, or taken it in again
@@ -140,13 +148,13 @@ def _read_patiently(state: JobState, wait: Callable[[float], None]) -> dict[str,
 
 
 def _runs_already(local: Path) -> str:
-    """The name of another job that holds this node, or nothing."""
+    """The name of another job that holds this node, UNKNOWN where that shows nowhere, or nothing."""
     descriptor = os.open(local, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return ""
     except BlockingIOError:
-        return next(_agents(local), "(unknown)")
+        return next(_agents(local), UNKNOWN)
     finally:
         os.close(descriptor)
 

@@ -142,7 +142,7 @@ def test_a_share_that_hangs_is_left_alone():
         time.sleep(30)
 
     began = time.monotonic()
-    assert list(look.within(0.3, hangs)) == [["said", "first"]]
+    assert list(look.within(2, hangs)) == [["said", "first"]]
     assert time.monotonic() - began < 5
     assert list(look.within(5, lambda: ["x" * 1_000_000])) == [["said", "x" * 1_000_000], "end"]
     assert list(look.within(5, lambda: 1 / 0)) == [["error", "division by zero"]]
@@ -152,14 +152,14 @@ def test_a_share_that_hangs_is_left_alone():
 
 
 def test_of_a_slow_share_the_newest_jobs_are_seen(node):
-    program = PROGRAM.read_text().replace("PATIENCE = 2.5", "PATIENCE = 0.5")
+    program = PROGRAM.read_text().replace("PATIENCE = 2.5", "PATIENCE = 1.5")
     slow = "real = job\ndef job(folder):\n    time.sleep(30 if folder.name == 'old' else 0)\n    return real(folder)\n"
     node.program.write_text(program.replace('if __name__ == "__main__":', slow + 'if __name__ == "__main__":'))
     (node.shared / "jobs/old").mkdir()
     os.utime(node.shared / "jobs/old", (1, 1))
     said = json.loads(node())
     assert said["share"] == "answers" and said["jobs"]["demo"]["state"]["state"] == "running"
-    assert said["jobs"]["old"]["problem"].startswith("the shared directory is slow: it was not read within 0.5 s")
+    assert said["jobs"]["old"]["problem"].startswith("the shared directory is slow: it was not read within 1.5 s")
     assert said["jobs"]["old"]["unread"] is True
     os.utime(node.shared / "jobs/old")
     said = json.loads(node())
@@ -175,6 +175,7 @@ def test_a_driver_that_holds_its_program_holds_nobody_else(monkeypatch):
     monkeypatch.setattr(look.subprocess.Popen, "kill", lambda process: None)
     began = time.monotonic()
     assert look.output("sleep", "8") == "" and time.monotonic() - began < 3
+    monkeypatch.undo()
     assert look.output("echo", "well") == "well\n" and look.output("no-such-program") == ""
 
 

@@ -69,8 +69,10 @@ class Checkpoints:
         places = {"shared": Steps(self.directory)}
         if self.local_dir is not None:
             places["local"] = Steps(self._target())
-        restored = Restoring(places).restore(statefuls)
-        if restored and ranks.rank() == 0:
+        search = Restoring(places)
+        restored = search.restore(statefuls)
+        # One that this rank could not use may be called the same on the machine of the rank whose copy was good.
+        if restored and ranks.rank() == 0 and restored.path not in search.refused:
             self._bring(restored)
         return restored
 
@@ -96,8 +98,8 @@ class Checkpoints:
             return False
         self._written()
         progress = {"step": step, "epoch": epoch, "extra": dict(extra or {})}
-        self._snapshot = self._snapshot or Snapshot()
         try:
+            self._snapshot = self._snapshot or Snapshot()
             files = self._snapshot.take({name: each.state_dict() for name, each in statefuls.items()}, progress)
         except OSError as error:  # NoMemory among them, and what a limit of memory or files makes the kernel say
             self._complain(str(error) if isinstance(error, NoMemory) else f"no checkpoint of step {step}: {error}")
@@ -170,9 +172,7 @@ class Checkpoints:
             self._share.state(checkpoint=str(path))
 
     def _bring(self, restored: Restored) -> None:
-        """To the shared directory with it, where the start that wrote it here ended before it had arrived. Another
-        rank's machine may call its copy the same.
-        """
+        """To the shared directory with it, where the start that wrote it here ended before it had arrived."""
         here = restored.path.parent == self._target() != self.directory and restored.path.exists()
         if here and not (self.directory / restored.path.name).exists():
             self._announce(restored.path)

@@ -7,6 +7,7 @@ when its standard input does, and so does not outlive the training process, what
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ class Child:
     """`python -m module *arguments`, with the open files `keep_open` and a nice value: training goes first.
 
     `hear(message)` is called in a thread of its own for each line that the process writes, and with
-    {"ended": exit status} when it is gone.
+    {"ended": exit status} when it is gone. Errors: OSError when there is no process or thread to be had.
     """
 
     def __init__(self, module: str, *arguments: str, hear: Callable[[dict], None], keep_open: Sequence[int] = ()):
@@ -47,8 +48,13 @@ class Child:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._listen)]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:  # what Python makes of the limit that a process more would also have met
+            self._end_input()
+            self._process.kill()
+            raise OSError(errno.EAGAIN, str(error)) from None
 
     @property
     def pid(self) -> int:
@@ -68,15 +74,18 @@ class Child:
 
         One that did not is killed; if it hangs in the kernel, on a dead network mount, it goes when that lets go.
         """
-        with self._outbox_changed:
-            self._closing = True
-            self._outbox_changed.notify()
+        self._end_input()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
             self._threads[1].join(timeout)
             return True
         self._process.kill()
         return False
+
+    def _end_input(self) -> None:
+        with self._outbox_changed:
+            self._closing = True
+            self._outbox_changed.notify()
 
     def _send(self) -> None:
         stream = self._process.stdin

@@ -29,7 +29,7 @@ class Share:
         self.pushed: Path | None = None
         """The newest checkpoint that has arrived, as it is called on this machine."""
         self._active, self._patience = active, patience
-        self._alarms = {"share": "", "push": ""}
+        self._alarms = {"courier": "", "share": "", "push": ""}
         self._told: dict[str, dict] = {}  # the newest of each kind, for a courier that follows one that died
         self._ticket = self._looked = self._drained = 0
         self._heard = threading.Condition()
@@ -42,13 +42,26 @@ class Share:
         return "; ".join(filter(None, self._alarms.values()))
 
     def watch(self) -> None:
-        """Start the courier, and with it the look for stop requests; anything else starts it, too."""
-        if self._active and self._courier is None and not self._closed:
+        """Start the courier, and with it the look for stop requests; anything else starts it, too.
+
+        Where it cannot be started (a limit of processes or of memory) the next call tries again."""
+        if not self._active or self._courier is not None or self._closed:
+            return
+        try:
             self.records.mkdir(parents=True, exist_ok=True)
             arguments = (str(self.job_dir), str(self.records), str(self._patience))
             self._courier = Child("training.storage.courier", *arguments, hear=self._hear)
-            for kind, message in self._told.items():
-                self._courier.tell(kind, message)
+        except OSError as error:
+            line = f"nothing goes to {self.job_dir} for now: its courier cannot be started ({error}); training goes on"
+            if not self._alarms["courier"]:
+                print(f"alarm: {line}", flush=True)
+            self._alarms["courier"] = line
+            return
+        if self._alarms["courier"]:
+            print(f"the courier to {self.job_dir} is at work", flush=True)
+        self._alarms["courier"] = ""
+        for kind, message in self._told.items():
+            self._courier.tell(kind, message)
 
     def state(self, **fields: object) -> None:
         """Lay `fields` over the job's state file (training.state.JobState.progress), soon; the newest value wins."""
@@ -80,8 +93,8 @@ class Share:
     def close(self, timeout: float = 60.0) -> bool:
         """`drain`, then end the courier; returns whether all has arrived. A line says it if not."""
         # Also where no courier is at work: one that died took along what it had not done, and an earlier start of this
-        # run may have left records on this machine.
-        arrived = self.drain(timeout)
+        # run may have left records on this machine. Who never had anything to say does not wait for the share.
+        arrived = self.drain(timeout) if self._told or self.records != self.job_dir else True
         self._closed = True
         if self._courier is not None:
             self._courier.tell("close", {"close": True})
@@ -93,9 +106,10 @@ class Share:
     def _tell(self, kind: str, message: dict) -> None:
         if self._active and not self._closed:
             with self._heard:
-                self.watch()
-                self._courier.tell(kind, message)
                 self._told[kind] = message
+                if self._courier is not None:
+                    self._courier.tell(kind, message)
+                self.watch()  # a new one is told all of it
 
     def _ask(self, kind: str, timeout: float, answered) -> bool:
         if not self._active or self._closed:

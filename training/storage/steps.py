@@ -81,8 +81,8 @@ class Steps:
     def make_room(self, needed: int) -> list[str]:
         """See to it that `needed` bytes fit, before anything is written; returns the names that had to go.
 
-        Where too little is free, old checkpoints go if that helps, but never the newest valid one: with a disk
-        for two, holding one for a while beats never saving again. Errors: NoRoom.
+        Where too little is free, old checkpoints go if that helps, but never the newest valid one, nor a newer one
+        that cannot be read now: with a disk for two, holding one for a while beats never saving again. Errors: NoRoom.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         sweep(self.directory)
@@ -90,8 +90,10 @@ class Steps:
         if free >= needed + SPARE:
             return []
         valid = [path for path in self.visible() if self.problem(path) is None]
-        damaged = [path for path in self.visible() if path not in valid and path.name not in self._unread]
-        others, removed = damaged + valid[:0:-1], []
+        unread = [path for path in self.visible() if path.name in self._unread]
+        damaged = [path for path in self.visible() if path not in valid + unread]
+        older_unread = [path for path in unread if valid and step_of(path) < step_of(valid[0])]
+        others, removed = damaged + older_unread[::-1] + valid[:0:-1], []
         if free + sum(map(self.size, others)) >= needed + SPARE:
             for path in others:
                 remove_directory(path)

@@ -18,9 +18,9 @@ from training.storage import Steps
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """The real writer of checkpoints, and an order of 64 MB for it: some tenths of a second."""
+    """The real writer of checkpoints, and an order of 256 MB for it: some tenths of a second."""
     memory = os.memfd_create("checkpoint")
-    size = 64 << 20
+    size = 256 << 20
     os.ftruncate(memory, size)
     files = [("progress.json", 0, 10), ("trees.pt", 0, 10), ("model.safetensors", 0, size)]
     command = [sys.executable, "-m", "training.storage.writer", str(memory), str(tmp_path / "origin"), "2"]

@@ -345,7 +345,8 @@ def test_what_a_limit_forbids_is_an_alarm_and_the_next_save_tries_again(tmp_path
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     with Checkpoints(tmp_path) as checkpoints:
-        for what in ("training.checkpoints.snapshot.os.ftruncate", "training.checkpoints.api.Child"):
+        for name in ("snapshot.os.memfd_create", "snapshot.os.ftruncate", "api.Child"):
+            what = f"training.checkpoints.{name}"
             with monkeypatch.context() as limited:
                 limited.setattr(what, refuse)
                 assert not checkpoints.save(1, {"model": Held(weight=torch.ones(10))}, wait=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import subprocess
 import threading
@@ -14,7 +16,7 @@ import torch
 
 from tests.unit.training.conftest import ROOT, state_of
 from training.checkpoints import Checkpoints, Share
-from training.files import wait_for_room
+from training.files import sha256_of, wait_for_room
 from training.state import JobState
 from training.storage import steps, writer
 
@@ -119,6 +121,28 @@ def test_a_damaged_one_goes_before_a_valid_one_and_the_newest_valid_one_never(sm
     assert steps_in(directory) == [1, 3]
 
 
+@pytest.mark.parametrize(("unreadable", "left"), [(1, [2]), (2, [1, 2])])
+def test_an_old_one_that_cannot_be_read_does_not_keep_the_next_from_being_saved(
+    unreadable, left, small_disk, monkeypatch
+):
+    """A bad sector stays: no save ever again would be worse. One newer than all that can be read is another matter."""
+    directory = small_disk / "checkpoints"
+    with Checkpoints(directory) as checkpoints:
+        for step in (1, 2):
+            assert checkpoints.save(step, {"model": Held(step)}, wait=True)
+    fill(small_disk, 6)
+
+    def read(path: Path) -> str:
+        if path.parent.name == f"step-{unreadable:08d}":
+            raise OSError(errno.EIO, "Input/output error")
+        return sha256_of(path)
+
+    monkeypatch.setattr(steps, "sha256_of", read)
+    with pytest.raises(steps.NoRoom) if len(left) == 2 else contextlib.nullcontext():
+        assert steps.Steps(directory).make_room(4 * MEGABYTE) == ["step-00000001"]
+    assert steps_in(directory) == left
+
+
 def write_from_memory(directory: Path, elsewhere: Path) -> None:
     memory = os.memfd_create("state")
     os.ftruncate(memory, 4 * MEGABYTE)
@@ -154,9 +178,12 @@ def test_a_shared_directory_that_is_full_is_an_alarm_and_the_local_one_stays(sma
     with Checkpoints(job / "checkpoints", local_dir=local / "checkpoints", share=share) as checkpoints:
         checkpoints.restore({})
         assert checkpoints.save(1, {"model": Held(1)}, wait=True)
-        assert not share.drain(1)
+        deadline = time.monotonic() + 20
+        while "the disk is full" not in share.alarm:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         assert "step-00000001 stays on this machine for now" in share.alarm
-        assert "the disk is full" in share.alarm
+        assert not share.drain(1)
         again = Checkpoints(job / "checkpoints", local_dir=local / "checkpoints", share=share)
         assert again.restore({}).step == 1
         filler.unlink()

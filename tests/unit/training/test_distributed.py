@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from datetime import timedelta
@@ -129,12 +130,36 @@ def test_drivers_count_where_they_are_used_unless_their_owner_lets_them_differ(m
     assert "driver" not in distributed._facts(CONFIG, "nccl")
 
 
-def test_a_driver_that_is_not_everywhere_is_no_difference():
-    facts = [{"torch": "2"}, {"torch": "2", "driver": "570.1"}]
-    distributed._refuse_differences(["node1", "node2"], ["a", "b"], facts.__getitem__)
-    facts[1]["torch"] = "3"
-    with pytest.raises(distributed.SetupError, match=r"node2 \(rank 1\) does not run .*: torch"):
-        distributed._refuse_differences(["node1", "node2"], ["a", "b"], facts.__getitem__)
+NO_DRIVER, OLD, NEW = {"torch": "2"}, {"torch": "2", "driver": "570.1"}, {"torch": "2", "driver": "580.1"}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "different"),
+    [
+        ([NO_DRIVER, OLD], ""),
+        ([OLD, NO_DRIVER, OLD], ""),
+        ([NO_DRIVER, OLD | {"torch": "3"}], r"node2 \(rank 1\) does not run .*: torch;"),
+        ([OLD, NO_DRIVER | {"torch": "3"}], r"node2 \(rank 1\) does not run .*: torch;"),
+        ([OLD, NEW], r"node2 \(rank 1\) does not run .*: driver;"),
+        ([NO_DRIVER, OLD, OLD, NEW], r"node4 \(rank 3\) does not run .*: driver;"),
+        # More than a report names are without what rank 0 has: they must not hide the one that matters.
+        ([NO_DRIVER, *[OLD] * 10, OLD | {"torch": "3"}], r"node12 \(rank 11\) does not run .*: torch;"),
+    ],
+)
+def test_a_driver_that_is_not_everywhere_is_no_difference(ranks, different, monkeypatch):
+    store = dist.HashStore()
+
+    def agree(rank: int) -> tuple[str, ...]:
+        monkeypatch.setattr(distributed, "node_name", lambda: f"node{rank + 1}")
+        return distributed._require_agreement(store, rank, len(ranks), ranks[rank])
+
+    # Each of the others leaves its own facts, and waits in vain for those who have not come yet.
+    store.set_timeout(timedelta(milliseconds=1))
+    for rank in range(1, len(ranks)):
+        with pytest.raises(dist.DistStoreError, match="timeout"):
+            agree(rank)
+    with pytest.raises(SetupError, match=different) if different else contextlib.nullcontext():
+        assert agree(0) == tuple(f"node{rank + 1}" for rank in range(len(ranks)))
 
 
 @pytest.mark.parametrize("backend", ["auto", "nccl"])

@@ -60,7 +60,7 @@ def after_step(job_dir: Path, step: int) -> bool:
     return state.get("state") == "running" and state.get("step", 0) >= step
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("micro_batch", "packing"),
     [(2, "true"), (8, "false")],
@@ -123,7 +123,7 @@ def test_other_numbers_of_ranks_lose_and_repeat_no_sample(start, tmp_path):
     assert ledger.verify(job_dir / ledger.FILE).endswith(f"each of {rows} rows 48 times")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_sigterm_and_resume_equals_uninterrupted_bit_for_bit(start, uninterrupted, tmp_path):
     run = start(3, tmp_path / "job", *LONG)
     run.until(lambda: after_step(tmp_path / "job", 25))
@@ -145,7 +145,7 @@ def test_sigterm_and_resume_equals_uninterrupted_bit_for_bit(start, uninterrupte
     assert steps == list(range(1, STEPS + 1))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_recorded_stop_ends_the_job_and_can_be_taken_back(start, uninterrupted, tmp_path):
     job_dir = tmp_path / "job"
     run = start(3, job_dir, *LONG)
@@ -163,7 +163,7 @@ def test_recorded_stop_ends_the_job_and_can_be_taken_back(start, uninterrupted, 
     assert parameters_sha(job_dir) == parameters_sha(uninterrupted)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_killed_worker_costs_nothing_but_time(start, uninterrupted, tmp_path):
     job_dir = tmp_path / "job"
     run = start(3, job_dir, *LONG, max_restarts=2, environment={"MINOS_RUN_ID": "r1"})
@@ -181,7 +181,7 @@ def test_killed_worker_costs_nothing_but_time(start, uninterrupted, tmp_path):
     assert parameters_sha(job_dir) == parameters_sha(uninterrupted)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("fault", "reason", "last_line"),
     [

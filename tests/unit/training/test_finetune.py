@@ -43,7 +43,7 @@ def first_step_in_plain_torch(config: Config, directory: Path) -> tuple[float, f
     return loss.item(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm().item()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_run_leaves_what_it_promises_and_is_done_once(start, tiny_config, tmp_path):
     job_dir = tmp_path / "job"
     settings = ("packing=false", "epochs=2", "eval_every=3", "keep=2", "save_every=2")

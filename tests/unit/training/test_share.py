@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from training.checkpoints import Checkpoints, Share
+from training.checkpoints.restoring import Restored, Restoring
 from training.files import sha256_of
 from training.state import JobState
 from training.storage import courier, steps
@@ -223,12 +225,84 @@ def test_what_an_earlier_start_could_not_bring_arrives_when_nothing_is_left_to_t
     assert Steps(shared).problem(shared / "step-00000001") is None
 
 
+@pytest.mark.parametrize("refused", [True, False])
+def test_the_good_one_of_another_rank_is_no_reason_to_bring_ones_own(refused, job, share, tmp_path, monkeypatch):
+    """Rank 0 could not use its own; on the machine whose copy all got it has the same path."""
+    local, shared = tmp_path / "local/checkpoints", job / "checkpoints"
+    with Checkpoints(shared, local_dir=local, share=share) as checkpoints:
+        assert checkpoints.save(1, {"model": Held(torch.ones(9))}, wait=True)
+        assert share.drain(10)
+    own = next(local.glob("*/step-00000001"))
+    shutil.rmtree(shared / "step-00000001")
+
+    def found(search: Restoring, _: object) -> Restored:
+        search.refused |= {own} if refused else set()
+        return Restored(step=1, epoch=0, extra={}, path=own)
+
+    monkeypatch.setattr(Restoring, "restore", found)
+    with Checkpoints(shared, local_dir=local, share=share) as checkpoints:
+        checkpoints.restore({})
+    assert share.drain(10) and (shared / "step-00000001").exists() != refused
+
+
 def test_records_alone_arrive_at_the_end_too(job, tmp_path):
     share = Share(job, tmp_path / "local")
     share.records.mkdir(parents=True)
     (share.records / "ledger.jsonl").write_text("1\n")
     assert share.close(10)
     assert (job / "ledger.jsonl").read_text() == "1\n"
+
+
+def test_who_has_nothing_to_say_does_not_wait_for_the_share(tmp_path):
+    """The ranks other than 0 of a script of one's own: no process for each of them, at a share that may hang."""
+    with Checkpoints(tmp_path / "no job/checkpoints", local_dir=tmp_path / "local") as checkpoints:
+        pass
+    assert checkpoints._own_share._courier is None
+    assert checkpoints._own_share.close(0.1), "nothing was on its way"
+
+
+def no_process(*_: object, **__: object) -> None:
+    raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize(
+    ("limited", "refuse"), [("child.subprocess.Popen", no_process), ("child.threading.Thread.start", no_thread)]
+)
+def test_a_courier_that_cannot_be_started_is_an_alarm_and_all_arrives_later(
+    limited, refuse, job, tmp_path, monkeypatch, capsys
+):
+    share = Share(job, tmp_path / "local")
+    with monkeypatch.context() as limit:
+        limit.setattr(f"training.storage.{limited}", refuse)
+        share.watch()
+        share.state(step=7)
+        assert not share.drain(0.1)
+        assert "its courier cannot be started ([Errno 11]" in share.alarm
+    with Checkpoints(job / "checkpoints", local_dir=tmp_path / "local/checkpoints", share=share) as checkpoints:
+        assert checkpoints.save(1, {"model": Held(torch.ones(9))}, wait=True)
+        assert checkpoints.save(2, {"model": Held(torch.ones(9))}, wait=True)
+    assert share.close(10) and share.alarm == ""
+    state = JobState(job).read()
+    assert (state["step"], state["checkpoint"]) == (7, str(job / "checkpoints/step-00000002"))
+    said = capsys.readouterr().out
+    assert (said.count("alarm: "), said.count("is at work")) == (1, 1)
+
+
+@pytest.mark.timeout(60)
+def test_a_save_comes_back_while_no_courier_can_be_started(job, tmp_path, monkeypatch):
+    share = Share(job, tmp_path / "local")
+    with Checkpoints(job / "checkpoints", local_dir=tmp_path / "local/checkpoints", share=share) as checkpoints:
+        with monkeypatch.context() as limit:
+            limit.setattr("training.storage.share.Child", no_process)
+            for step in (1, 2):
+                assert checkpoints.save(step, {"model": Held(torch.ones(9))}, wait=True)
+            assert "cannot be started" in checkpoints.alarm
+        assert share.drain(10)
+    assert share.close(10) and len(list((job / "checkpoints").glob("step-*"))) >= 1
 
 
 def test_a_damaged_local_checkpoint_does_not_arrive(job, share, tmp_path, capsys):
@@ -269,8 +343,11 @@ def unwritable_state(job: Path) -> Iterator[None]:
     (job / "state.json").unlink()
     (job / "state.json").mkdir()
     yield
-    (job / "state.json").rmdir()
-    (job / "state.json").write_text(content)
+    # At once: the courier may write between the two, and what it wrote must stay.
+    (job / "back").write_text(content)
+    (job / "state.json").rename(job / "not a file")
+    with contextlib.suppress(FileExistsError):
+        os.link(job / "back", job / "state.json")
 
 
 @pytest.mark.parametrize("failing", [away, unwritable_state])
@@ -290,7 +367,7 @@ def test_nothing_waits_for_a_share_that_hangs_and_all_arrives_afterwards(hanging
     mounted, send_signal = hanging
     job = mounted / "job"
     JobState(job).begin(state="running", step=0)
-    share = Share(job, tmp_path / "local", patience=0.5)
+    share = Share(job, tmp_path / "local", patience=2)
     held = Held(torch.ones(200_000))
     with Checkpoints(job / "checkpoints", local_dir=tmp_path / "local/checkpoints", share=share) as checkpoints:
         checkpoints.restore({})

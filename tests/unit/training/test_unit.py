@@ -154,12 +154,34 @@ def test_a_node_has_one_job_at_a_time(state, after, job, agent, capsys):
     assert ask(job) == 0
 
 
-def test_who_holds_a_node_unseen_is_not_named(job, capsys):
-    holder = os.open(job.parents[1] / "local", os.O_RDONLY)
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_who_holds_a_node_unseen_is_not_named_and_may_be_about_to_leave(looks, job, capsys):
+    """An agent that ends has no command line any more, for a moment, and holds the node still."""
+    JobState(job).begin(state="starting")
+    holder, waited = os.open(job.parents[1] / "local", os.O_RDONLY), []
     fcntl.flock(holder, fcntl.LOCK_EX)
-    assert ask(job) == 1
-    assert "node2 trains job (unknown)" in capsys.readouterr().out
+
+    def leaves(seconds):
+        waited.append(seconds)
+        if len(waited) == looks:
+            fcntl.flock(holder, fcntl.LOCK_UN)
+
+    assert ask(job, wait=leaves) == (0 if looks < 3 else 1)
+    assert len(waited) == min(looks, 2)
+    said = capsys.readouterr().out
+    assert "gives way" not in said and ("node2 trains job (unknown)" in said) == (looks == 3)
+    assert JobState(job).read()["state"] == ("starting" if looks < 3 else "failed")
     os.close(holder)
+
+
+def test_a_job_that_has_ended_and_never_leaves_is_not_waited_for_for_ever(job, agent, capsys):
+    JobState(job).begin(state="starting")
+    JobState(job.with_name("other")).begin(state="done")
+    agent(job.parents[1] / "local", "other")
+    waited = []
+    assert ask(job, wait=waited.append) == 1
+    assert sum(waited) == pytest.approx(600, abs=10)
+    assert "node2 trains job other" in capsys.readouterr().out and JobState(job).read()["state"] == "failed"
 
 
 @pytest.mark.parametrize(
@@ -307,7 +329,7 @@ def test_who_cannot_run_here_sends_those_home_who_wait_for_him(job, store, monke
     JobState(job).change(lambda state: state | {"state": "starting"})
     holder = os.open(job.parents[1] / "local", os.O_RDONLY)
     fcntl.flock(holder, fcntl.LOCK_EX)
-    assert ask(job) == 1 and JobState(job).read()["state"] == "failed"
+    assert ask(job, wait=lambda _: None) == 1 and JobState(job).read()["state"] == "failed"
     os.close(holder)
     with pytest.raises(RendezvousClosedError):
         handler(store, "r1.0").next_rendezvous()
