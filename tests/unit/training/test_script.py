@@ -281,25 +281,26 @@ def test_a_script_that_goes_when_it_is_told_to_is_not_done(waits, state, own, tm
 EVALUATES = """
     import os, time
 
-    if os.environ["RANK"] == "0":
-        time.sleep(6)
+    while os.environ["RANK"] == "0" and not os.path.exists(os.environ["GO"]):
+        time.sleep(0.1)
     print("through", os.environ["RANK"], flush=True)
 """
 
 
 def test_who_is_through_stays_until_the_last_one_is(own, tmp_path):
     """Its agent would leave after a while, and a node that boots then would begin the script anew."""
-    run = own(EVALUATES)
+    run = own(EVALUATES, GO=str(tmp_path / "go"))
     run.until(lambda: state_of(tmp_path / "job").get("finished") == [1])
     pid = re.search(r"rank 1/2 .* pid=(\d+)", run.output)[1]
     time.sleep(2)
     assert Path(f"/proc/{pid}").exists() and state_of(tmp_path / "job")["state"] != "done"
+    (tmp_path / "go").touch()
     assert run.wait() == 0, run.output
     assert (state_of(tmp_path / "job")["state"], run.output.count("through")) == ("done", 2)
 
 
 def test_who_waits_for_the_others_goes_at_once_when_it_is_told_to(own, tmp_path):
-    run = own(EVALUATES.replace("sleep(6)", "sleep(60)"))
+    run = own(EVALUATES, GO="never")
     run.until(lambda: state_of(tmp_path / "job").get("finished") == [1])
     began = time.monotonic()
     os.kill(run.process.pid, signal.SIGTERM)
