@@ -70,7 +70,7 @@ test-driver: venv-dev ## NVIDIA's driver for real, from Debian's non-free, modul
 	$(PYTEST) tests/driver
 
 .PHONY: faults
-faults: venv-dev ## break running jobs in twenty ways at three moments (tests/faults): make faults FAULTS=worker_killed MOMENTS=mid
+faults: venv-dev ## break running jobs in twenty ways, most at three moments (tests/faults): make faults FAULTS=worker_killed MOMENTS=mid
 	$(BIN)/python -m tests.faults $(if $(KIND),--kind=$(KIND)) --faults="$(FAULTS)" --moments="$(MOMENTS)"
 
 .PHONY: cycles

@@ -251,7 +251,7 @@ class RunSettings(Group):
     """Seconds that the ranks wait for each other until the first step is done (data and models load)."""
     timeout_step: int = 0
     """Seconds that the ranks wait for each other after the first step before they give a lost peer up; 0:
-    five times the slowest step so far, at least 60."""
+    five times the slowest step so far, at least 60, with `compile` 300."""
 
     def __post_init__(self) -> None:
         self.require_at_least(1, "save_every", "log_every", "bucket_mb", "timeout_start")
