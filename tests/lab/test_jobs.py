@@ -196,7 +196,7 @@ def test_a_node_that_leaves_saves_first_and_a_stopped_job_goes_on_where_it_was(k
     LAB.command("bandwidth", "node3", "10mbit")  # or a fast machine had made all steps before the node leaves
     second = playbook("train.yml", "-e", "nnodes=1 job=second steps=2 sample_tokens=0", check=False)
     assert "node1 trains job leave, and a node has one job at a time" in second.stdout + second.stderr
-    followed = playbook(*command, "-e", "follow=false node_grace=33")
+    followed = playbook(*command, "-e", "follow=false job_node_stop_timeout=333")
     assert sum(changed(followed).values()) == 0, "a node that reboots now must come back with what the others run with"
     on("node2", "systemctl stop minos-train@leave")
     LAB.command("bandwidth", "node3", "none")
