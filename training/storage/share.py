@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -106,10 +107,12 @@ class Share:
     def _tell(self, kind: str, message: dict) -> None:
         if self._active and not self._closed:
             with self._heard:
-                self._told[kind] = message
+                self.watch()
                 if self._courier is not None:
                     self._courier.tell(kind, message)
-                self.watch()  # a new one is told all of it
+                else:
+                    json.dumps(message)  # refused now, not when there is a courier to tell
+                self._told[kind] = message
 
     def _ask(self, kind: str, timeout: float, answered) -> bool:
         if not self._active or self._closed:
