@@ -71,4 +71,4 @@ def test_a_save_comes_back_while_no_courier_can_be_started(job, tmp_path, monkey
                 assert checkpoints.save(step, {"model": torch.nn.Linear(3, 3)}, wait=True)
             assert "cannot be started" in checkpoints.alarm
         assert share.drain(10)
-    assert share.close(10) and len(list((job / "checkpoints").glob("step-*"))) >= 1
+    assert share.close(10) and (job / "checkpoints/step-00000002/manifest.json").exists()
